@@ -1,0 +1,106 @@
+//! What the user meant: validated, resolved, immutable. Made from [`crate::cli`] by one function
+//! and read by everybody else; nothing here is parsed again.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One mount, completely described.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The tree to serve: absolute, an existing directory when it was resolved.
+    pub source: PathBuf,
+    /// Where to mount it: absolute, symlinks resolved (the last component exists unless `make_target`).
+    pub target: PathBuf,
+    /// Stay in the foreground instead of going to the background when the mount is ready.
+    pub foreground: bool,
+    /// Create `target` before, remove it after (`--mkdir`).
+    pub make_target: bool,
+    /// Detach a dead mount ("Transport endpoint is not connected") found at `target` first.
+    pub replace_stale: bool,
+    /// Number of event loops that serve requests.
+    pub threads: NonZeroUsize,
+    /// What the mount itself is like.
+    pub mount: MountOptions,
+    /// How long the kernel may keep what it was told.
+    pub caching: Caching,
+    /// How long open files are given after a signal on a busy mount.
+    pub drain_timeout: Limit,
+    /// What is logged, and how.
+    pub logging: Logging,
+}
+
+/// Options of the mount, as mount(8) and mount.fuse3(8) name them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is one word of the -o list, independent of the others
+pub struct MountOptions {
+    /// `ro`: nothing can be changed through the mount.
+    pub read_only: bool,
+    /// `nosuid`: set-user-id bits and file capabilities have no effect.
+    pub nosuid: bool,
+    /// `nodev`: device nodes can't be opened.
+    pub nodev: bool,
+    /// `noexec`: nothing can be executed.
+    pub noexec: bool,
+    /// `noatime`: the kernel does not keep access times of this mount.
+    pub noatime: bool,
+    /// `sync`: writes are synchronous.
+    pub sync: bool,
+    /// `dirsync`: directory changes are synchronous.
+    pub dirsync: bool,
+    /// `allow_other`: every user may use the mount, not only the one who mounted it.
+    pub allow_other: bool,
+    /// `allow_root`: root may use it beside its owner (unprivileged mounts).
+    pub allow_root: bool,
+    /// `default_permissions`: the kernel checks modes and ACLs itself.
+    pub default_permissions: bool,
+    /// `fsname=`: the source shown in the mount table; SRC if absent.
+    pub fsname: Option<OsString>,
+    /// `subtype=`: shown as `fuse.SUBTYPE`; `loopfs` if absent.
+    pub subtype: OsString,
+    /// `max_read=`: largest read request in bytes; the kernel's own limit if absent.
+    pub max_read: Option<u32>,
+}
+
+/// Times for which the kernel may answer from what it was told, without asking again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caching {
+    /// `entry_timeout=`: a name and the inode behind it.
+    pub entry: Duration,
+    /// `attr_timeout=`: attributes of an inode.
+    pub attr: Duration,
+    /// `negative_timeout=`: that a name does not exist; zero: not remembered.
+    pub negative: Duration,
+}
+
+/// A time limit that may be absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// At most this long.
+    After(Duration),
+    /// No limit.
+    Never,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logging {
+    /// Level from `-v`/`-d`; `RUST_LOG` wins when it is set.
+    pub level: log::LevelFilter,
+    /// Shape of a line.
+    pub format: LogFormat,
+}
+
+/// Shape of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `journal` when stderr is the journal's stream, `text` otherwise.
+    Auto,
+    /// A line for people.
+    Text,
+    /// A line with a syslog priority in front (`<3>`), as sd-daemon(3) wants it.
+    Journal,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,19 @@
+//! Every concurrency primitive of the crate comes from here: std's, or loom's under `--cfg loom`,
+//! so that what the loom models check is the code that ships.
+
+#[cfg(not(loom))]
+pub use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+    RwLockWriteGuard, Weak, atomic,
+};
+
+#[cfg(loom)]
+pub use loom::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic};
+#[cfg(loom)]
+pub use std::sync::{OnceLock, PoisonError, Weak};
+
+/// Locks `mutex` even if a panic poisoned it: what it guards is kept consistent at every step, and
+/// a panic in one operation (answered with EIO, logged, counted) must not stop all the others.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
