@@ -1,0 +1,251 @@
+//! Acting as the caller: this thread's file-system ids, groups, capabilities and umask for as long
+//! as a [`CallerGuard`] lives.
+//!
+//! What changes, and why not more: the file system uid and gid own what is created. Of the
+//! capabilities only those go that would make SRC treat the caller as root where it is not:
+//! `CAP_FSETID` (keeps set-group-id bits that the caller may not set) and `CAP_SYS_RESOURCE` (spends
+//! reserved blocks and quota). `CAP_DAC_OVERRIDE` stays: the kernel has already checked the caller's
+//! permissions on the mount, with all its groups, which loopfs would have to guess.
+//!
+//! All of this is per thread in the kernel; glibc's `setgroups` would change every thread of the
+//! process, so raw calls are used where glibc broadcasts.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+use rustix::fs::Mode;
+use rustix::io::{Errno, Result};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+
+/// Capabilities that a caller without uid 0 must not lend from the daemon.
+const WITHHELD: CapabilitySet = CapabilitySet::FSETID.union(CapabilitySet::SYS_RESOURCE);
+
+/// The capabilities that changing the fsuid to a non-zero one takes away (`CAP_FS_SET` and
+/// `CAP_LINUX_IMMUTABLE`, `CAP_MKNOD`: linux/capability.h), less the withheld ones: given back.
+const KEPT: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::LINUX_IMMUTABLE);
+
+/// Whose operation it is and what it may depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// File system uid.
+    pub uid: u32,
+    /// File system gid.
+    pub gid: u32,
+    /// Supplementary groups, where the outcome depends on them.
+    pub groups: Option<&'a [u32]>,
+    /// The umask for what is created.
+    pub umask: u32,
+}
+
+/// Whether this process may act as other users: uid 0 with the capabilities to change ids.
+#[must_use]
+pub fn can_act_as_others() -> bool {
+    let wanted = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    rustix::process::geteuid().is_root()
+        && rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
+}
+
+/// This thread acts as somebody else until the guard is dropped. It can't leave its thread. If
+/// the thread's own identity can't be restored, the process aborts: going on with the wrong one
+/// would serve the next caller with this one's rights.
+#[derive(Debug)]
+pub struct CallerGuard {
+    /// What to restore, or `None` where nothing was changed.
+    before: Option<Before>,
+    umask: Mode,
+    /// Ids belong to a thread: `*const ()` makes the guard neither `Send` nor `Sync`.
+    _this_thread: PhantomData<*const ()>,
+}
+
+#[derive(Debug)]
+struct Before {
+    uid: u32,
+    gid: u32,
+    capabilities: CapabilitySets,
+    groups: Option<Vec<rustix::process::Gid>>,
+}
+
+impl CallerGuard {
+    /// Takes on `identity` where this process can ([`can_act_as_others`], asked once by the caller
+    /// of this function and told as `privileged`), and its umask in any case.
+    pub fn enter(identity: Identity<'_>, privileged: bool) -> Result<Self> {
+        let umask = own_umask(identity.umask)?;
+        let mut guard = Self { before: None, umask, _this_thread: PhantomData };
+        if privileged {
+            guard.before = change(identity)?;
+        }
+        Ok(guard)
+    }
+}
+
+impl Drop for CallerGuard {
+    fn drop(&mut self) {
+        rustix::process::umask(self.umask);
+        if let Some(before) = &self.before
+            && restore(before).is_err()
+        {
+            // No log line: logging may open files, with the wrong identity.
+            std::process::abort();
+        }
+    }
+}
+
+/// Sets this thread's umask after giving it one of its own (threads share it with their process
+/// until `CLONE_FS` is unshared); the umask before.
+fn own_umask(umask: u32) -> Result<Mode> {
+    thread_local!(static OWN: Cell<bool> = const { Cell::new(false) });
+    if !OWN.get() {
+        // SAFETY: CLONE_FS concerns cwd, root and umask alone; no descriptor is closed or replaced.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
+        OWN.set(true);
+    }
+    Ok(rustix::process::umask(Mode::from_raw_mode(umask & 0o777)))
+}
+
+fn change(identity: Identity<'_>) -> Result<Option<Before>> {
+    let (uid, gid) = (fs_uid(), fs_gid());
+    if (uid, gid) == (identity.uid, identity.gid) {
+        return Ok(None);
+    }
+    let capabilities = rustix::thread::capabilities(None)?;
+    let mut before = Before { uid, gid, capabilities, groups: None };
+    let result = (|| {
+        if let Some(groups) = identity.groups {
+            before.groups = Some(rustix::process::getgroups()?);
+            let groups: Vec<_> = groups.iter().copied().map(rustix::process::Gid::from_raw).collect();
+            rustix::thread::set_thread_groups(&groups)?;
+        }
+        set_fs_gid(identity.gid)?;
+        set_fs_uid(identity.uid)?;
+        if identity.uid != 0 {
+            let effective = ((capabilities.effective - WITHHELD) | KEPT) & capabilities.permitted;
+            rustix::thread::set_capabilities(None, CapabilitySets { effective, ..capabilities })?;
+        }
+        Ok(())
+    })();
+    match result {
+        Ok(()) => Ok(Some(before)),
+        Err(errno) => {
+            if restore(&before).is_err() {
+                std::process::abort();
+            }
+            Err(errno)
+        }
+    }
+}
+
+fn restore(before: &Before) -> Result<()> {
+    set_fs_uid(before.uid)?;
+    set_fs_gid(before.gid)?;
+    rustix::thread::set_capabilities(None, before.capabilities)?;
+    match &before.groups {
+        Some(groups) => rustix::thread::set_thread_groups(groups),
+        None => Ok(()),
+    }
+}
+
+fn fs_uid() -> u32 {
+    // SAFETY: -1 is no uid: the call changes nothing and returns the current fsuid (setfsuid(2)).
+    unsafe { libc::setfsuid(u32::MAX) }.cast_unsigned()
+}
+
+fn fs_gid() -> u32 {
+    // SAFETY: as for `fs_uid`, setfsgid(2).
+    unsafe { libc::setfsgid(u32::MAX) }.cast_unsigned()
+}
+
+/// setfsuid(2), which reports no error: whether it worked is asked.
+fn set_fs_uid(uid: u32) -> Result<()> {
+    // SAFETY: takes a number and touches no memory; glibc makes this call for this thread alone.
+    unsafe { libc::setfsuid(uid) };
+    if fs_uid() == uid { Ok(()) } else { Err(Errno::PERM) }
+}
+
+/// setfsgid(2), likewise.
+fn set_fs_gid(gid: u32) -> Result<()> {
+    // SAFETY: as for `set_fs_uid`.
+    unsafe { libc::setfsgid(gid) };
+    if fs_gid() == gid { Ok(()) } else { Err(Errno::PERM) }
+}
+
+/// The supplementary groups of a process, from /proc: the caller waits for our answer meanwhile,
+/// so its pid is still its own. Empty where they can't be read (another pid namespace).
+#[must_use]
+pub fn groups_of(pid: u32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Groups:"))
+        .map(|groups| groups.split_whitespace().filter_map(|gid| gid.parse().ok()).collect())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    fn nobody(umask: u32) -> Identity<'static> {
+        Identity { uid: 65534, gid: 65533, groups: None, umask }
+    }
+
+    #[test]
+    fn what_is_created_under_the_guard_is_the_callers() {
+        assert!(can_act_as_others(), "run as root");
+        let dir = tempfile::tempdir().unwrap();
+        let before = rustix::thread::capabilities(None).unwrap();
+        {
+            let _guard = CallerGuard::enter(nobody(0o027), true).unwrap();
+            std::fs::File::create(dir.path().join("theirs")).unwrap();
+            let now = rustix::thread::capabilities(None).unwrap().effective;
+            assert!(!now.intersects(WITHHELD));
+            assert!(now.contains(CapabilitySet::DAC_OVERRIDE));
+        }
+        assert_eq!(rustix::thread::capabilities(None).unwrap(), before);
+        std::fs::File::create(dir.path().join("ours")).unwrap();
+        let theirs = std::fs::metadata(dir.path().join("theirs")).unwrap();
+        assert_eq!((theirs.uid(), theirs.gid()), (65534, 65533));
+        assert_eq!(theirs.permissions().mode() & 0o777, 0o640);
+        assert_eq!(std::fs::metadata(dir.path().join("ours")).unwrap().uid(), 0);
+    }
+
+    #[test]
+    fn groups_are_taken_on_and_given_back_on_this_thread_only() {
+        let own = rustix::process::getgroups().unwrap();
+        let identity = Identity { groups: Some(&[1234, 5678]), ..nobody(0) };
+        let guard = CallerGuard::enter(identity, true).unwrap();
+        let here = rustix::process::getgroups().unwrap();
+        assert_eq!(here.iter().map(|gid| gid.as_raw()).collect::<Vec<_>>(), [1234, 5678]);
+        let there = std::thread::spawn(|| rustix::process::getgroups().unwrap());
+        // A new thread inherits this one's groups; an existing one is not touched, which the
+        // process's first thread shows.
+        drop(there.join().unwrap());
+        drop(guard);
+        assert_eq!(rustix::process::getgroups().unwrap(), own);
+    }
+
+    #[test]
+    fn an_unprivileged_process_keeps_its_identity_but_takes_the_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        let guard = CallerGuard::enter(nobody(0o077), false).unwrap();
+        std::fs::File::create(dir.path().join("file")).unwrap();
+        drop(guard);
+        let made = std::fs::metadata(dir.path().join("file")).unwrap();
+        assert_eq!((made.uid(), made.permissions().mode() & 0o777), (0, 0o600));
+    }
+
+    #[test]
+    fn our_own_groups_can_be_read() {
+        let own: Vec<u32> =
+            rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        assert_eq!(groups_of(std::process::id()), own);
+        assert_eq!(groups_of(0), Vec::<u32>::new());
+    }
+}

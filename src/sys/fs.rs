@@ -1,0 +1,447 @@
+//! Objects of a tree by file descriptor, and single names below a directory's descriptor.
+//!
+//! An *object descriptor* is opened with `O_PATH | O_NOFOLLOW`: it pins the inode whatever its
+//! type (symlinks too), needs no permission on the object and opens no device. What must act on
+//! the object itself and has no `AT_EMPTY_PATH` form goes through `/proc/self/fd/N`; that link
+//! leads to the pinned object, not to wherever its name points by now.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io::{IoSlice, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::io::{Errno, ReadWriteFlags, Result};
+
+use super::{features, last_errno};
+use crate::sync::atomic::{AtomicBool, Ordering};
+
+pub use rustix::fs::{
+    Access, AtFlags as At, FileType, RenameFlags, StatVfs, Statx, StatxTimestamp, Timespec,
+    Timestamps, UTIME_NOW, UTIME_OMIT,
+};
+
+/// Flags of open(2) that change how data moves, not what is opened: all that a caller's flags may
+/// hand on. `O_APPEND` is missing because it is applied to each write (see [`write_at`]), `O_DIRECT`
+/// because its alignment rules can't be kept by a buffer that comes from the FUSE device.
+const PASSED_ON: i32 = libc::O_ACCMODE | libc::O_SYNC | libc::O_DSYNC | libc::O_NOATIME;
+
+/// `O_WRONLY`, for [`reopen`].
+pub const WRITE_ONLY: i32 = libc::O_WRONLY;
+
+/// The longest count that one read or write system call takes (`MAX_RW_COUNT` in the kernel).
+pub const MAX_COUNT: u64 = 0x7fff_f000;
+
+/// `/proc/self/fd/N` as a C string on the stack.
+#[derive(Debug)]
+pub struct ProcPath {
+    text: [u8; 32],
+}
+
+impl ProcPath {
+    /// The path of `fd` in this process.
+    #[must_use]
+    pub fn of(fd: BorrowedFd<'_>) -> Self {
+        let mut text = [0; 32];
+        // 14 bytes of prefix and at most 10 digits leave the last bytes zero: a C string.
+        let _ = write!(&mut text[..31], "/proc/self/fd/{}", fd.as_raw_fd());
+        Self { text }
+    }
+
+    /// The text for a system call.
+    #[must_use]
+    pub fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.text).unwrap_or(c"")
+    }
+}
+
+/// Opens the directory that a path names, following symlinks: for SRC itself, once, at start.
+pub fn open_root(path: &std::path::Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// What [`open_object`] found.
+#[derive(Debug)]
+pub enum Found {
+    /// An object of the directory's own mount.
+    Here(OwnedFd),
+    /// The root of something mounted on that name. Nothing has asked its file system yet.
+    OtherMount(OwnedFd),
+}
+
+/// Opens the object behind `name` in `dir` without following it: openat2(2) with `RESOLVE_NO_XDEV`,
+/// which tells a mount point apart at no extra call; where openat2 is missing (before 5.6, or a
+/// seccomp filter) two statx(2) calls tell.
+pub fn open_object(dir: BorrowedFd<'_>, name: &CStr) -> Result<Found> {
+    static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let plain = || rustix::fs::openat(dir, name, flags, Mode::empty());
+    if !NO_OPENAT2.load(Ordering::Relaxed) && !features::is_off("openat2") {
+        let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
+            Ok(fd) => return Ok(Found::Here(fd)),
+            Err(Errno::XDEV) => return plain().map(Found::OtherMount),
+            Err(Errno::NOSYS | Errno::PERM) => NO_OPENAT2.store(true, Ordering::Relaxed),
+            Err(errno) => return Err(errno),
+        }
+    }
+    let fd = plain()?;
+    if mount_of(fd.as_fd())? == mount_of(dir)? {
+        Ok(Found::Here(fd))
+    } else {
+        Ok(Found::OtherMount(fd))
+    }
+}
+
+/// Where an object lives: mount id (0 on kernels before 5.8) and device, asked without waking the
+/// file system, which may be a FUSE daemon: ourselves, even.
+pub fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(fd, c"", flags, StatxFlags::MNT_ID)?;
+    Ok((mount_id(&stat), device_number(stat.stx_dev_major, stat.stx_dev_minor)))
+}
+
+/// A device number in the C library's `dev_t` encoding.
+#[must_use]
+pub fn device_number(major: u32, minor: u32) -> u64 {
+    rustix::fs::makedev(major, minor)
+}
+
+/// The mount id in a statx answer; 0 where the kernel gives none.
+#[must_use]
+pub fn mount_id(stat: &Statx) -> u64 {
+    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 { 0 } else { stat.stx_mnt_id }
+}
+
+/// All attributes of the object, statx(2).
+pub fn stat(fd: BorrowedFd<'_>) -> Result<Statx> {
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, mask)
+}
+
+/// Opens the object itself for I/O with the data-related part of a caller's open(2) flags.
+pub fn reopen(object: BorrowedFd<'_>, flags: i32) -> Result<OwnedFd> {
+    let flags = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned()) | OFlags::CLOEXEC;
+    rustix::fs::open(ProcPath::of(object).as_c_str(), flags, Mode::empty())
+}
+
+/// An object descriptor for what `fd` has open.
+pub fn reopen_object(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open(ProcPath::of(fd).as_c_str(), flags, Mode::empty())
+}
+
+/// Opens the directory for listing and fsync.
+pub fn reopen_dir(object: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(object, c".", flags, Mode::empty())
+}
+
+/// Creates and opens a regular file; `EEXIST` when anything at all has that name.
+pub fn create(dir: BorrowedFd<'_>, name: &CStr, flags: i32, mode: u32) -> Result<OwnedFd> {
+    let flags = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned())
+        | OFlags::CREATE
+        | OFlags::EXCL
+        | OFlags::NOFOLLOW
+        | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode))
+}
+
+/// mkdirat(2).
+pub fn make_dir(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<()> {
+    rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode))
+}
+
+/// mknodat(2); the type is in `mode`.
+pub fn make_node(dir: BorrowedFd<'_>, name: &CStr, mode: u32, device: u64) -> Result<()> {
+    let kind = FileType::from_raw_mode(mode);
+    rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(mode), device)
+}
+
+/// symlinkat(2).
+pub fn make_symlink(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    rustix::fs::symlinkat(target, dir, name)
+}
+
+/// linkat(2) of an object: by its descriptor through /proc, which needs no `CAP_DAC_READ_SEARCH`
+/// as `AT_EMPTY_PATH` does.
+pub fn make_link(object: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    let from = ProcPath::of(object);
+    rustix::fs::linkat(rustix::fs::CWD, from.as_c_str(), dir, name, AtFlags::SYMLINK_FOLLOW)
+}
+
+/// unlinkat(2) of anything but a directory.
+pub fn remove_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    rustix::fs::unlinkat(dir, name, AtFlags::empty())
+}
+
+/// unlinkat(2) of an empty directory.
+pub fn remove_dir(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// renameat2(2).
+pub fn rename(
+    from: (BorrowedFd<'_>, &CStr),
+    to: (BorrowedFd<'_>, &CStr),
+    flags: RenameFlags,
+) -> Result<()> {
+    rustix::fs::renameat_with(from.0, from.1, to.0, to.1, flags)
+}
+
+/// The target of the symlink that `object` is, readlinkat(2) with an empty path.
+pub fn read_link(object: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    Ok(rustix::fs::readlinkat(object, c"", Vec::new())?.into_bytes())
+}
+
+/// chmod of the object. `ELOOP` or `EOPNOTSUPP` for a symlink.
+pub fn set_mode(object: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    let path = ProcPath::of(object);
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    rustix::fs::chmodat(rustix::fs::CWD, path.as_c_str(), mode, AtFlags::empty())
+}
+
+/// chown of the object, symlinks themselves included. `None` leaves an id as it is.
+pub fn set_owner(object: BorrowedFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    // -1 means "leave it" to the kernel and is no id.
+    if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
+        return Err(Errno::INVAL);
+    }
+    let uid = uid.map(rustix::fs::Uid::from_raw);
+    let gid = gid.map(rustix::fs::Gid::from_raw);
+    rustix::fs::chownat(object, c"", uid, gid, AtFlags::EMPTY_PATH)
+}
+
+/// utimensat(2) of the object, symlinks themselves included.
+pub fn set_times(object: BorrowedFd<'_>, times: &Timestamps) -> Result<()> {
+    match rustix::fs::utimensat(object, c"", times, AtFlags::EMPTY_PATH) {
+        // Before 5.8 utimensat(2) did not know AT_EMPTY_PATH.
+        Err(Errno::INVAL) => {
+            let path = ProcPath::of(object);
+            rustix::fs::utimensat(rustix::fs::CWD, path.as_c_str(), times, AtFlags::empty())
+        }
+        result => result,
+    }
+}
+
+/// ftruncate(2).
+pub fn set_size(file: BorrowedFd<'_>, size: u64) -> Result<()> {
+    rustix::fs::ftruncate(file, size)
+}
+
+/// faccessat2(2) of the object with the effective ids of this thread; access(2) through /proc
+/// before 5.8.
+pub fn check_access(object: BorrowedFd<'_>, mask: i32) -> Result<()> {
+    let access = Access::from_bits_retain(mask.cast_unsigned());
+    match rustix::fs::accessat(object, c"", access, AtFlags::EMPTY_PATH | AtFlags::EACCESS) {
+        Err(Errno::NOSYS | Errno::INVAL) => {
+            let path = ProcPath::of(object);
+            rustix::fs::accessat(rustix::fs::CWD, path.as_c_str(), access, AtFlags::empty())
+        }
+        result => result,
+    }
+}
+
+/// fstatvfs(3) of the file system that the object is on.
+pub fn stat_filesystem(object: BorrowedFd<'_>) -> Result<StatVfs> {
+    rustix::fs::fstatvfs(object)
+}
+
+/// pread(2) until `size` bytes are read or the file ends.
+pub fn read_at(file: BorrowedFd<'_>, offset: u64, size: usize) -> Result<Vec<u8>> {
+    let mut data = Vec::with_capacity(size);
+    while data.len() < size {
+        let at = offset.checked_add(data.len() as u64).ok_or(Errno::OVERFLOW)?;
+        // The spare capacity may be larger than asked for; what is past `size` is cut off below.
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut data), at) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) if data.is_empty() => return Err(errno),
+            Err(_) => break, // what was read comes first; the error comes back with the next read
+        }
+    }
+    data.truncate(size);
+    Ok(data)
+}
+
+/// How a write(2) is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriteMode {
+    /// At the end of the file, wherever that is by now, as `O_APPEND` has it (`RWF_APPEND`).
+    pub append: bool,
+    /// Durable when it returns, as `O_DSYNC` has it (`RWF_DSYNC`).
+    pub sync: bool,
+}
+
+/// pwritev2(2) of all of `data`; the number of bytes written if an error stops it part-way.
+pub fn write_at(file: BorrowedFd<'_>, offset: u64, data: &[u8], mode: WriteMode) -> Result<usize> {
+    let mut flags = ReadWriteFlags::empty();
+    flags.set(ReadWriteFlags::APPEND, mode.append);
+    flags.set(ReadWriteFlags::DSYNC, mode.sync);
+    let mut done = 0;
+    while done < data.len() {
+        let rest = data.get(done..).unwrap_or_default();
+        let at = offset.checked_add(done as u64).ok_or(Errno::FBIG)?;
+        let written = if flags.is_empty() {
+            rustix::io::pwrite(file, rest, at)
+        } else {
+            rustix::io::pwritev2(file, &[IoSlice::new(rest)], at, flags)
+        };
+        match written {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) if done == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// What close(2) would report for this file, without giving it up: closing a duplicate runs the
+/// file system's own flush.
+pub fn flush(file: BorrowedFd<'_>) -> Result<()> {
+    close(duplicate(file)?)
+}
+
+/// Another descriptor of the same open file.
+pub fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 0)
+}
+
+/// close(2) with its error, which dropping an [`OwnedFd`] would lose.
+fn close(fd: OwnedFd) -> Result<()> {
+    // SAFETY: the descriptor is owned, and given up by `into_raw_fd`: nobody else uses or closes it.
+    let result = unsafe { libc::close(fd.into_raw_fd()) };
+    match result {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
+/// fsync(2) or fdatasync(2).
+pub fn sync(file: BorrowedFd<'_>, data_only: bool) -> Result<()> {
+    if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
+}
+
+/// fallocate(2); `mode` as the caller gave it.
+pub fn allocate(file: BorrowedFd<'_>, mode: i32, offset: u64, len: u64) -> Result<()> {
+    let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+    rustix::fs::fallocate(file, mode, offset, len)
+}
+
+/// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`; any other `whence` is the caller's own affair: EINVAL.
+pub fn seek_data_or_hole(file: BorrowedFd<'_>, offset: u64, whence: i32) -> Result<u64> {
+    let position = match whence {
+        libc::SEEK_DATA => rustix::fs::SeekFrom::Data(offset),
+        libc::SEEK_HOLE => rustix::fs::SeekFrom::Hole(offset),
+        _ => return Err(Errno::INVAL),
+    };
+    rustix::fs::seek(file, position)
+}
+
+/// copy_file_range(2) from and to explicit offsets; the number of bytes copied.
+pub fn copy_range(
+    from: (BorrowedFd<'_>, u64),
+    to: (BorrowedFd<'_>, u64),
+    len: usize,
+) -> Result<usize> {
+    let (mut off_in, mut off_out) = (from.1, to.1);
+    rustix::fs::copy_file_range(from.0, Some(&mut off_in), to.0, Some(&mut off_out), len)
+}
+
+/// Whether /proc shows this process's own descriptors, without which no object could be reopened.
+pub fn proc_works() -> bool {
+    rustix::fs::open(c"/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .and_then(rustix::fs::fstatfs)
+        .is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
+}
+
+/// Raises the soft limit on open files to the hard one; every inode that the kernel remembers costs
+/// a descriptor. The limit now in force.
+pub fn raise_file_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let now = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
+    now.current.unwrap_or(u64::MAX)
+}
+
+/// What a caller's open(2) flags say.
+pub mod open_flags {
+    /// `O_EXCL`.
+    #[must_use]
+    pub fn exclusive(flags: i32) -> bool {
+        flags & libc::O_EXCL != 0
+    }
+
+    /// `O_APPEND`.
+    #[must_use]
+    pub fn append(flags: i32) -> bool {
+        flags & libc::O_APPEND != 0
+    }
+
+    /// `O_DSYNC`, which `O_SYNC` contains.
+    #[must_use]
+    pub fn data_sync(flags: i32) -> bool {
+        flags & libc::O_DSYNC != 0
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_path_is_the_descriptors_own() {
+        let file = tempfile::tempfile().unwrap();
+        let path = ProcPath::of(file.as_fd());
+        let expected = format!("/proc/self/fd/{}", file.as_raw_fd());
+        assert_eq!(path.as_c_str().to_str().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_read_gives_what_is_there_and_no_more_than_asked() {
+        let file = tempfile::tempfile().unwrap();
+        let mode = WriteMode { append: false, sync: false };
+        assert_eq!(write_at(file.as_fd(), 0, b"hello world", mode), Ok(11));
+        assert_eq!(read_at(file.as_fd(), 6, 3).unwrap(), b"wor");
+        assert_eq!(read_at(file.as_fd(), 6, 4096).unwrap(), b"world");
+        assert_eq!(read_at(file.as_fd(), 4096, 16).unwrap(), b"");
+    }
+
+    #[test]
+    fn an_appending_write_goes_to_the_end_whatever_offset_it_carries() {
+        let file = tempfile::tempfile().unwrap();
+        let plain = WriteMode { append: false, sync: false };
+        let append = WriteMode { append: true, sync: true };
+        write_at(file.as_fd(), 0, b"abc", plain).unwrap();
+        write_at(file.as_fd(), 0, b"def", append).unwrap();
+        write_at(file.as_fd(), 0, b"X", plain).unwrap();
+        assert_eq!(read_at(file.as_fd(), 0, 16).unwrap(), b"Xbcdef");
+    }
+
+    #[test]
+    fn a_mount_point_is_told_apart_with_and_without_openat2() {
+        let root = open_root(std::path::Path::new("/")).unwrap();
+        assert!(matches!(open_object(root.as_fd(), c"proc"), Ok(Found::OtherMount(_))));
+        assert!(matches!(open_object(root.as_fd(), c"etc"), Ok(Found::Here(_))));
+        assert_ne!(
+            mount_of(root.as_fd()).unwrap(),
+            mount_of(open_root(std::path::Path::new("/proc")).unwrap().as_fd()).unwrap()
+        );
+    }
+
+    #[test]
+    fn a_symlink_is_opened_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
+        let root = open_root(dir.path()).unwrap();
+        let Found::Here(link) = open_object(root.as_fd(), c"link").unwrap() else {
+            unreachable!("no mount there")
+        };
+        assert_eq!(read_link(link.as_fd()).unwrap(), b"/etc/passwd");
+        assert_eq!(reopen(link.as_fd(), libc::O_RDONLY).unwrap_err(), Errno::LOOP);
+    }
+}

@@ -1,0 +1,25 @@
+//! The system calls, thin and typed, without policy. The only place with `unsafe`.
+//!
+//! Everything that [rustix] wraps safely goes through it; raw calls stand here only where it has
+//! none. A function takes file descriptors and at most one name below one of them: no path of SRC
+//! is ever put together.
+//!
+//! In reading order: [`fs`] (objects and names), [`dir`] (directory streams), [`xattr`],
+//! [`ioctl`] (file flags), [`creds`] (acting as the caller), [`mount`] (mount ids and the mount
+//! table), [`process`] (going to the background), [`features`] (switching newer calls off).
+
+pub mod creds;
+pub mod dir;
+pub mod features;
+pub mod fs;
+pub mod ioctl;
+pub mod mount;
+pub mod process;
+pub mod xattr;
+
+use rustix::io::Errno;
+
+/// The errno that a raw call has just left.
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}

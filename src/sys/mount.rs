@@ -1,0 +1,175 @@
+//! The system calls on the mount table that rustix does not wrap: statmount(2) and listmount(2)
+//! (Linux 6.8), and the 64-bit mount id of statx(2) that they speak of.
+//!
+//! That id is never given to a second mount while the machine runs; the one in
+//! `/proc/self/mountinfo` is reused at once.
+#![allow(unsafe_code)]
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, StatxFlags};
+use rustix::io::{Errno, Result};
+
+/// Numbers of statmount and listmount: alike wherever the kernel's common table of system calls
+/// holds; elsewhere the calls count as missing.
+const NUMBERS: Option<(libc::c_long, libc::c_long)> = if cfg!(any(
+    all(target_arch = "x86_64", target_pointer_width = "64"),
+    target_arch = "x86",
+    target_arch = "aarch64",
+    target_arch = "arm",
+    target_arch = "riscv64",
+    target_arch = "powerpc64",
+    target_arch = "s390x",
+    target_arch = "loongarch64",
+)) {
+    Some((457, 458))
+} else {
+    None
+};
+
+/// What [`statmount`] tells of a mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountStatus {
+    /// The unique id.
+    pub id: u64,
+    /// The unique id of the mount that it stands on.
+    pub parent: u64,
+    /// Where it is mounted, as seen from this process's root; bytes, unescaped.
+    pub mount_point: Vec<u8>,
+}
+
+/// The unique 64-bit id of the mount that `fd` was opened through, without a request to a file
+/// system's server; `None` on kernels that don't tell it (before 6.8).
+pub fn unique_mount_id(fd: impl AsFd) -> Result<Option<u64>> {
+    let wanted = StatxFlags::from_bits_retain(libc::STATX_MNT_ID_UNIQUE);
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let stat = rustix::fs::statx(fd, c"", flags, wanted)?;
+    Ok((stat.stx_mask & libc::STATX_MNT_ID_UNIQUE != 0).then_some(stat.stx_mnt_id))
+}
+
+/// `struct mnt_id_req` of `<linux/mount.h>` in its first version, which every kernel takes.
+#[repr(C)]
+struct Request {
+    size: u32,
+    spare: u32,
+    id: u64,
+    param: u64,
+}
+
+impl Request {
+    const SIZE: u32 = 24;
+
+    fn new(id: u64, param: u64) -> Self {
+        Self { size: Self::SIZE, spare: 0, id, param }
+    }
+}
+
+// Offsets in `struct statmount`; the strings follow it, each named by its offset among them.
+const PARENT_ID: usize = 48;
+const MOUNT_POINT: usize = 108;
+const MASK: usize = 8;
+const ID: usize = 40;
+const STRINGS: usize = 512;
+
+const STATMOUNT_MNT_BASIC: u64 = 0x02;
+const STATMOUNT_MNT_POINT: u64 = 0x10;
+
+/// The mount with unique id `id` in this mount namespace; `ENOENT` if there is none.
+pub fn statmount(id: u64) -> Result<MountStatus> {
+    let (number, _) = NUMBERS.ok_or(Errno::NOSYS)?;
+    let request = Request::new(id, STATMOUNT_MNT_BASIC | STATMOUNT_MNT_POINT);
+    let mut buffer = vec![0_u8; STRINGS + 512];
+    loop {
+        // SAFETY: `request` is a struct mnt_id_req whose size field is right and which the kernel
+        // only reads; it writes at most `buffer.len()` bytes at `buffer`, which we own.
+        let result = unsafe {
+            libc::syscall(number, &raw const request, buffer.as_mut_ptr(), buffer.len(), 0_u32)
+        };
+        match checked(result) {
+            Ok(_) => return parse_status(&buffer).ok_or(Errno::NODATA),
+            // The strings did not fit. A mount point is no longer than a page in the kernel.
+            Err(Errno::OVERFLOW) if buffer.len() < 1 << 20 => buffer.resize(buffer.len() * 4, 0),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Reads what the kernel put into the buffer; `None` if it did not tell all that was asked.
+fn parse_status(buffer: &[u8]) -> Option<MountStatus> {
+    let mask = u64_at(buffer, MASK)?;
+    let asked = STATMOUNT_MNT_BASIC | STATMOUNT_MNT_POINT;
+    if mask & asked != asked {
+        return None;
+    }
+    let start = buffer.get(MOUNT_POINT..MOUNT_POINT + 4)?.try_into().ok().map(u32::from_ne_bytes)?;
+    let text = buffer.get(STRINGS + usize::try_from(start).ok()?..)?;
+    let end = text.iter().position(|&byte| byte == 0)?;
+    Some(MountStatus {
+        id: u64_at(buffer, ID)?,
+        parent: u64_at(buffer, PARENT_ID)?,
+        mount_point: text[..end].to_vec(),
+    })
+}
+
+fn u64_at(buffer: &[u8], offset: usize) -> Option<u64> {
+    buffer.get(offset..offset + 8)?.try_into().ok().map(u64::from_ne_bytes)
+}
+
+/// Unique ids of all mounts below the one called `id`: what is mounted on its root, on its
+/// directories, and on those in turn.
+pub fn listmount(id: u64) -> Result<Vec<u64>> {
+    let (_, number) = NUMBERS.ok_or(Errno::NOSYS)?;
+    let mut found = Vec::new();
+    loop {
+        // Goes on after the last id that the call before told.
+        let request = Request::new(id, found.last().copied().unwrap_or(0));
+        let mut ids = [0_u64; 32];
+        // SAFETY: `request` as for statmount; the kernel writes at most `ids.len()` ids at `ids`.
+        let result = unsafe {
+            libc::syscall(number, &raw const request, ids.as_mut_ptr(), ids.len(), 0_u32)
+        };
+        let count = checked(result)?;
+        found.extend_from_slice(ids.get(..count).unwrap_or_default());
+        if count < ids.len() {
+            return Ok(found);
+        }
+    }
+}
+
+/// The result of a raw system call: a count, or the errno it left.
+fn checked(result: libc::c_long) -> Result<usize> {
+    usize::try_from(result).map_err(|_| {
+        Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use rustix::fs::{Mode, OFlags};
+
+    #[test]
+    fn the_request_is_as_long_as_it_says() {
+        assert_eq!(size_of::<Request>(), usize::try_from(Request::SIZE).unwrap());
+    }
+
+    #[test]
+    fn proc_is_found_by_its_unique_id() {
+        let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let Some(id) = unique_mount_id(&proc).unwrap() else {
+            return; // before 6.8 there is nothing to find
+        };
+        let status = statmount(id).unwrap();
+        assert_eq!((status.id, status.mount_point.as_slice()), (id, b"/proc".as_slice()));
+        assert!(listmount(status.parent).unwrap().contains(&id));
+    }
+
+    #[test]
+    fn an_id_that_was_never_given_is_not_found() {
+        match statmount(u64::MAX - 1) {
+            Err(Errno::NOENT | Errno::NOSYS) => {}
+            other => unreachable!("{other:?}"),
+        }
+    }
+}

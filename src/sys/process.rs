@@ -1,0 +1,177 @@
+//! Making a process, and waiting for signals without a handler: the few calls of the start-up that
+//! rustix does not wrap because they are unsafe in general. Here each checks what makes it safe.
+
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use rustix::process::{Pid, Signal};
+
+/// Which of the two processes [`fork`] returned in.
+#[derive(Debug)]
+pub enum Fork {
+    /// The one that called, with the child's process id.
+    Parent(Pid),
+    /// The new one.
+    Child,
+}
+
+/// Whether this process acts as root, in its user namespace.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Number of threads of this process.
+fn thread_count() -> io::Result<usize> {
+    Ok(fs::read_dir("/proc/self/task")?.count())
+}
+
+/// Forks, if this process has one thread only: a lock that another thread holds (the allocator's, for
+/// one) would stay locked in the child for ever, because that thread does not exist there.
+pub fn fork() -> io::Result<Fork> {
+    match thread_count()? {
+        1 => {}
+        threads => {
+            return Err(io::Error::other(format!(
+                "{threads} threads are running already"
+            )));
+        }
+    }
+    // SAFETY: the only thread of the process is the one here, so the child is a whole copy in which
+    // every lock is in the state that this thread left it in; nobody else could have started a thread
+    // since the count.
+    let result = unsafe { libc::fork() };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        child => Ok(Pid::from_raw(child).map_or(Fork::Child, Fork::Parent)),
+    }
+}
+
+/// Signals that wait to be read from an fd instead of acting on this process.
+///
+/// The mask belongs to the thread, hence not `Send`. It is not restored on drop: a signal that came
+/// meanwhile would act at an arbitrary moment; [`restore`](Self::restore) says when.
+#[derive(Debug)]
+pub struct SignalQueue {
+    fd: OwnedFd,
+    previous: libc::sigset_t,
+    this_thread_only: PhantomData<*const ()>,
+}
+
+impl SignalQueue {
+    /// Blocks `signals` and queues them. The mask is inherited by a fork, what is queued is not.
+    pub fn open(signals: &[Signal]) -> io::Result<Self> {
+        let set = signal_set(signals);
+        // SAFETY: `set` is initialised and outlives the call, which returns a new fd or -1.
+        let fd =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if fd == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel just made this fd, and nobody else knows it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let previous = set_mask(libc::SIG_BLOCK, &set)?;
+        Ok(Self {
+            fd,
+            previous,
+            this_thread_only: PhantomData,
+        })
+    }
+
+    /// The oldest signal that waits, if any.
+    pub fn next(&self) -> io::Result<Option<Signal>> {
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut info)) {
+            Ok(_) => {
+                // `ssi_signo` is the first field, see signalfd(2).
+                let [a, b, c, d, ..] = info;
+                let number = i32::from_ne_bytes([a, b, c, d]);
+                Ok(Signal::from_named_raw(number))
+            }
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets signals act again as before; those that wait unread act at once.
+    pub fn restore(self) -> io::Result<()> {
+        set_mask(libc::SIG_SETMASK, &self.previous).map(|_| ())
+    }
+}
+
+impl AsFd for SignalQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn signal_set(signals: &[Signal]) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the whole set that it is given a pointer to, and can't fail.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised by the call above.
+    let mut set = unsafe { set.assume_init() };
+    for signal in signals {
+        // SAFETY: the set is initialised, and a `Signal` is a valid number.
+        unsafe { libc::sigaddset(&raw mut set, signal.as_raw()) };
+    }
+    set
+}
+
+/// Changes the mask of this thread and returns the one before.
+fn set_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
+    let mut previous = MaybeUninit::uninit();
+    // SAFETY: both pointers are valid for the call; it reads `set` and writes `previous`.
+    let error = unsafe { libc::pthread_sigmask(how, ptr::from_ref(set), previous.as_mut_ptr()) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    // SAFETY: the call succeeded, so it wrote the previous mask.
+    Ok(unsafe { previous.assume_init() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn fork_refuses_beside_other_threads() {
+        thread::scope(|scope| {
+            let (stay, leave) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || leave.recv());
+            let message = fork().unwrap_err().to_string();
+            assert!(
+                message.ends_with("threads are running already"),
+                "{message}"
+            );
+            drop(stay);
+        });
+    }
+
+    #[test]
+    fn a_queued_signal_is_read_and_does_not_act() {
+        // On a thread of its own, because the mask stays; USR1 would end the process.
+        thread::spawn(|| {
+            let queue = SignalQueue::open(&[Signal::USR1]).unwrap();
+            assert_eq!(queue.next().unwrap(), None);
+            // SAFETY: sends a signal to this thread; nothing else is touched.
+            let result = unsafe { libc::raise(libc::SIGUSR1) };
+            assert_eq!(result, 0);
+            assert_eq!(queue.next().unwrap(), Some(Signal::USR1));
+            assert_eq!(queue.next().unwrap(), None);
+            queue.restore().unwrap();
+        })
+        .join()
+        .unwrap();
+    }
+}
