@@ -1,0 +1,38 @@
+//! What callers see and may do, as pure functions over values: no I/O, no state.
+//!
+//! The kernel checks permissions itself (`default_permissions`); what stands here are the few rules
+//! whose outcome SRC decides by looking at the identity of the thread that asks.
+
+/// The set-group-id bit of a mode.
+const S_ISGID: u32 = 0o2000;
+
+/// Whether creating something with `mode` in a directory depends on the caller's supplementary
+/// groups: a new non-directory keeps its set-group-id bit in a set-group-id directory only if its
+/// creator is in the directory's group (`mode_strip_sgid` in the kernel).
+#[must_use]
+pub fn creation_depends_on_groups(mode: u32, dir_mode: u32, dir_gid: u32, caller_gid: u32) -> bool {
+    mode & S_ISGID != 0 && dir_mode & S_ISGID != 0 && dir_gid != caller_gid
+}
+
+/// Whether setting an ACL depends on the caller's supplementary groups: the set-group-id bit is
+/// cleared unless the caller is in the file's group (`posix_acl_update_mode` in the kernel).
+#[must_use]
+pub fn acl_depends_on_groups(mode: u32, gid: u32, caller_gid: u32) -> bool {
+    mode & S_ISGID != 0 && gid != caller_gid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_asked_for_only_where_a_set_group_id_bit_is_at_stake() {
+        assert!(creation_depends_on_groups(0o2755, 0o42775, 50, 100));
+        assert!(!creation_depends_on_groups(0o2755, 0o42775, 100, 100));
+        assert!(!creation_depends_on_groups(0o755, 0o42775, 50, 100));
+        assert!(!creation_depends_on_groups(0o2755, 0o40775, 50, 100));
+        assert!(acl_depends_on_groups(0o102755, 50, 100));
+        assert!(!acl_depends_on_groups(0o102755, 100, 100));
+        assert!(!acl_depends_on_groups(0o100755, 50, 100));
+    }
+}
