@@ -1,0 +1,184 @@
+//! Attributes: getattr, setattr, access, statfs.
+
+use super::inode::{Inode, NodeNo};
+use super::Loopback;
+use crate::error::{Error, Result, Tried};
+use crate::sys::fs::{self, FileType, StatVfs, Statx, StatxTimestamp, Timespec, Timestamps};
+
+/// The attributes of an inode, as stat(2) has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attr {
+    /// `st_ino`, and with fuser the node number in a reply that enters an inode.
+    pub ino: NodeNo,
+    /// Size in bytes.
+    pub size: u64,
+    /// Allocated blocks of 512 bytes.
+    pub blocks: u64,
+    /// Last access.
+    pub atime: Time,
+    /// Last modification of the contents.
+    pub mtime: Time,
+    /// Last change of the inode.
+    pub ctime: Time,
+    /// Type.
+    pub kind: FileType,
+    /// Permission bits with set-user-id, set-group-id and sticky: `mode & 07777`.
+    pub perm: u16,
+    /// Hard links.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Major and minor number of a device node.
+    pub rdev: (u32, u32),
+    /// Preferred I/O size in bytes.
+    pub blksize: u32,
+}
+
+/// A point in time: seconds since 1970, negative before, and nanoseconds on top (0 to 999,999,999).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time {
+    /// Seconds.
+    pub secs: i64,
+    /// Nanoseconds, always forward in time.
+    pub nanos: u32,
+}
+
+impl From<StatxTimestamp> for Time {
+    fn from(time: StatxTimestamp) -> Self {
+        Self { secs: time.tv_sec, nanos: time.tv_nsec }
+    }
+}
+
+impl Attr {
+    /// The attributes in a statx answer for the inode that has the number `ino`.
+    #[must_use]
+    pub fn new(ino: NodeNo, stat: &Statx) -> Self {
+        let mode = stat.stx_mode;
+        Self {
+            ino,
+            size: stat.stx_size,
+            blocks: stat.stx_blocks,
+            atime: stat.stx_atime.into(),
+            mtime: stat.stx_mtime.into(),
+            ctime: stat.stx_ctime.into(),
+            kind: FileType::from_raw_mode(mode.into()),
+            perm: mode & 0o7777,
+            nlink: stat.stx_nlink,
+            uid: stat.stx_uid,
+            gid: stat.stx_gid,
+            rdev: (stat.stx_rdev_major, stat.stx_rdev_minor),
+            blksize: stat.stx_blksize,
+        }
+    }
+}
+
+/// A time that utimensat(2) may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// `UTIME_NOW`.
+    Now,
+    /// A given time.
+    At(Time),
+}
+
+/// What setattr is to change; `None` leaves it (`UTIME_OMIT` for times).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<SetTime>,
+    /// Modification time.
+    pub mtime: Option<SetTime>,
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    let (tv_sec, tv_nsec) = match time {
+        None => (0, fs::UTIME_OMIT),
+        Some(SetTime::Now) => (0, fs::UTIME_NOW),
+        Some(SetTime::At(time)) => (time.secs, time.nanos.into()),
+    };
+    Timespec { tv_sec, tv_nsec }
+}
+
+impl Loopback {
+    /// The attributes of a node.
+    pub fn getattr(&self, node: NodeNo) -> Result<Attr> {
+        let inode = self.inode(node)?;
+        self.attr_of(&inode)
+    }
+
+    pub(super) fn attr_of(&self, inode: &Inode) -> Result<Attr> {
+        let stat = fs::stat(inode.object()).tried("statx")?;
+        // The root's node number is FUSE's, its st_ino is still SRC's own.
+        let root = inode.number() == NodeNo::ROOT;
+        let ino = if root { NodeNo(self.root_ino()) } else { inode.number() };
+        Ok(Attr::new(ino, &stat))
+    }
+
+    /// Changes attributes; the new ones. `handle` is the open file of an ftruncate(2).
+    ///
+    /// The kernel has checked the caller's rights, and sends the mode without set-id bits along
+    /// with a change of owner or size that costs them. Owner before mode, because chown(2) clears
+    /// those bits; times last, because everything else touches them.
+    pub fn setattr(&self, node: NodeNo, changes: &Changes, handle: Option<u64>) -> Result<Attr> {
+        let inode = self.inode(node)?;
+        if changes.uid.is_some() || changes.gid.is_some() {
+            fs::set_owner(inode.object(), changes.uid, changes.gid).tried("chown")?;
+        }
+        if let Some(mode) = changes.mode {
+            fs::set_mode(inode.object(), mode).tried("chmod")?;
+        }
+        if let Some(size) = changes.size {
+            self.set_size(&inode, size, handle)?;
+        }
+        if changes.atime.is_some() || changes.mtime.is_some() {
+            let times = Timestamps {
+                last_access: timespec(changes.atime),
+                last_modification: timespec(changes.mtime),
+            };
+            fs::set_times(inode.object(), &times).tried("utimensat")?;
+        }
+        self.attr_of(&inode)
+    }
+
+    fn set_size(&self, inode: &Inode, size: u64, handle: Option<u64>) -> Result<()> {
+        if i64::try_from(size).is_err() {
+            return Err(Error::BAD_RANGE);
+        }
+        if inode.kind() != FileType::RegularFile {
+            return Err(Error::WRONG_TYPE);
+        }
+        match handle {
+            Some(handle) => {
+                let open = self.file(handle)?;
+                fs::set_size(open.file(), size).tried("ftruncate")
+            }
+            None => {
+                let file = fs::reopen(inode.object(), fs::WRITE_ONLY).tried("open")?;
+                fs::set_size(std::os::fd::AsFd::as_fd(&file), size).tried("ftruncate")
+            }
+        }
+    }
+
+    /// access(2), asked only where the kernel does not check permissions itself: with this
+    /// process's own rights, which are then the only ones there are.
+    pub fn access(&self, node: NodeNo, mask: i32) -> Result<()> {
+        let inode = self.inode(node)?;
+        fs::check_access(inode.object(), mask).tried("faccessat2")
+    }
+
+    /// The figures of the file system that the node is on.
+    pub fn statfs(&self, node: NodeNo) -> Result<StatVfs> {
+        let inode = self.inode(node)?;
+        fs::stat_filesystem(inode.object()).tried("fstatvfs")
+    }
+}

@@ -1,0 +1,129 @@
+//! What makes new names: create, mkdir, mknod, symlink, link.
+//!
+//! Everything but link runs as the caller, with the caller's umask, so that owner, group (of a
+//! set-group-id directory, too), mode, default ACL and quota come out as if the caller had done it
+//! in SRC itself.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+
+use super::handle::FileHandle;
+use super::inode::NodeNo;
+use super::lookup::Entry;
+use super::name::{self, Name};
+use super::{Caller, Loopback};
+use crate::error::{Errno, Error, Result, Tried};
+use crate::sync::Arc;
+use crate::sys::fs;
+
+/// A file that was created and opened.
+#[derive(Debug)]
+#[must_use = "dropping it gives the lookup count back"]
+pub struct Created {
+    /// Its entry.
+    pub entry: Entry,
+    /// The number of its handle.
+    pub handle: u64,
+}
+
+/// Where and as what something is created.
+#[derive(Debug, Clone, Copy)]
+pub struct NewName<'a> {
+    /// The directory.
+    pub parent: NodeNo,
+    /// The name in it.
+    pub name: &'a OsStr,
+    /// Type and permissions, before the umask.
+    pub mode: u32,
+    /// The caller's umask.
+    pub umask: u32,
+}
+
+impl Loopback {
+    /// Creates a regular file and opens it with the data-related part of `flags`.
+    ///
+    /// The kernel asks for this where it believes that the name is free. If it is not (it was made
+    /// in SRC meanwhile), nobody has checked whether the caller may open what is there: the answer
+    /// is `ESTALE`, on which the kernel looks the name up anew and opens it in the ordinary way, or
+    /// `EEXIST` where the caller said `O_EXCL`.
+    pub fn create(
+        &self,
+        caller: Caller,
+        new: NewName<'_>,
+        flags: i32,
+        exclusive: bool,
+    ) -> Result<Created> {
+        let name = Name::new(new.name)?;
+        let parent = self.inode(new.parent)?;
+        let made = {
+            let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
+            fs::create(parent.object(), name.as_c_str(), flags, new.mode & 0o7777)
+        };
+        let file = match made {
+            Err(Errno::EXIST) if !exclusive => Err(Errno::STALE),
+            made => made,
+        }
+        .tried("creating a file")?;
+        let object = fs::reopen_object(file.as_fd()).tried("open")?;
+        let entry = self.enter(object)?;
+        let handle = self.files.insert(FileHandle::new(Arc::clone(entry.lookup.inode()), file));
+        Ok(Created { entry, handle })
+    }
+
+    /// Creates a directory.
+    pub fn mkdir(&self, caller: Caller, new: NewName<'_>) -> Result<Entry> {
+        let name = Name::new(new.name)?;
+        let parent = self.inode(new.parent)?;
+        {
+            let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
+            fs::make_dir(parent.object(), name.as_c_str(), new.mode & 0o7777).tried("mkdirat")?;
+        }
+        self.entry(&parent, name.as_c_str())
+    }
+
+    /// Creates a FIFO, a socket, a device node or an empty regular file; `device` for a device node.
+    pub fn mknod(&self, caller: Caller, new: NewName<'_>, device: (u32, u32)) -> Result<Entry> {
+        let name = Name::new(new.name)?;
+        let parent = self.inode(new.parent)?;
+        {
+            let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
+            let device = fs::device_number(device.0, device.1);
+            fs::make_node(parent.object(), name.as_c_str(), new.mode, device).tried("mknodat")?;
+        }
+        self.entry(&parent, name.as_c_str())
+    }
+
+    /// Creates a symlink. Its target is text; what it leads to is nobody's business here.
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        parent: NodeNo,
+        name: &OsStr,
+        target: &OsStr,
+    ) -> Result<Entry> {
+        let name = Name::new(name)?;
+        let target = name::text(target)?;
+        let parent = self.inode(parent)?;
+        {
+            let _as_caller = self.acting(caller, None, 0)?;
+            fs::make_symlink(&target, parent.object(), name.as_c_str()).tried("symlinkat")?;
+        }
+        self.entry(&parent, name.as_c_str())
+    }
+
+    /// Gives a node one more name. Nothing is created, so it needs no identity but the right that
+    /// the kernel has checked.
+    pub fn link(&self, node: NodeNo, parent: NodeNo, name: &OsStr) -> Result<Entry> {
+        let name = Name::new(name)?;
+        let inode = self.inode(node)?;
+        let parent = self.inode(parent)?;
+        fs::make_link(inode.object(), parent.object(), name.as_c_str()).tried("linkat")?;
+        let entry = self.entry(&parent, name.as_c_str())?;
+        if entry.lookup.inode().identity() == inode.identity() {
+            Ok(entry)
+        } else {
+            // Replaced in SRC between the two calls: the kernel must not take it for the same node.
+            Err(Error::STALE)
+        }
+    }
+}

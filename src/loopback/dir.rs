@@ -1,0 +1,165 @@
+//! Directories: opendir, readdir, readdirplus, releasedir, fsyncdir.
+//!
+//! Cookies are SRC's own `d_off`, so telldir and seekdir mean there what they mean here. `.` and
+//! `..` are listed as SRC lists them and take no lookup count.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+
+use super::Loopback;
+use super::attr::Attr;
+use super::handle::DirHandle;
+use super::inode::{Identity, NodeNo};
+use super::lookup::Entry;
+use super::numbering::Numbering;
+use super::table::LookupRef;
+use crate::error::{Errno, Error, Result, Tried};
+use crate::sync::{Mutex, lock};
+use crate::sys::dir::DirStream;
+use crate::sys::fs::{self, FileType};
+
+/// A listed name.
+#[derive(Debug, Clone, Copy)]
+pub struct Listed<'a> {
+    /// `d_ino`.
+    pub ino: NodeNo,
+    /// The cookie from which the listing goes on after it.
+    pub next: u64,
+    /// Its type, if SRC says; `None` for `DT_UNKNOWN`.
+    pub kind: Option<FileType>,
+    /// The name.
+    pub name: &'a OsStr,
+}
+
+/// What a listing with attributes says about a name.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    /// Its attributes.
+    pub attr: Attr,
+    /// Whether the kernel may keep them: not where the inode could not be reached.
+    pub keep: bool,
+}
+
+/// Whether the reply had room for an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// It was taken.
+    Taken,
+    /// It was not: the listing ends before it, for now.
+    Full,
+}
+
+impl Loopback {
+    /// Opens a directory; the handle's number.
+    pub fn opendir(&self, node: NodeNo) -> Result<u64> {
+        let inode = self.inode(node)?;
+        let fd = fs::reopen_dir(inode.object()).tried("open")?;
+        let stream = Mutex::new(DirStream::new(fd));
+        Ok(self.dirs.insert(DirHandle { inode, stream }))
+    }
+
+    /// Lists names from a cookie on, until `sink` is full or the directory ends.
+    pub fn readdir(
+        &self,
+        handle: u64,
+        cookie: u64,
+        mut sink: impl FnMut(&Listed<'_>) -> Room,
+    ) -> Result<()> {
+        let dir = self.dir(handle)?;
+        self.list(&dir, cookie, |listed| Ok(sink(listed)))
+    }
+
+    /// Lists names with their attributes. The result holds a lookup count for each entry that was
+    /// taken, `.` and `..` excepted, for the reply to hand over.
+    pub fn readdirplus(
+        &self,
+        handle: u64,
+        cookie: u64,
+        mut sink: impl FnMut(&Listed<'_>, &Known) -> Room,
+    ) -> Result<Vec<LookupRef>> {
+        let dir = self.dir(handle)?;
+        let mut lookups = Vec::new();
+        self.list(&dir, cookie, |listed| {
+            let (known, lookup) = match self.known(&dir, listed)? {
+                Some(found) => found,
+                None => return Ok(Room::Taken), // gone meanwhile: left out, as if never listed
+            };
+            let room = sink(listed, &known);
+            if room == Room::Taken {
+                lookups.extend(lookup);
+            }
+            Ok(room)
+        })?;
+        Ok(lookups)
+    }
+
+    /// Attributes and lookup count of a listed name; `None` when it has gone.
+    fn known(&self, dir: &DirHandle, listed: &Listed<'_>) -> Result<Option<(Known, Option<LookupRef>)>> {
+        if matches!(listed.name.as_bytes(), b"." | b"..") {
+            // The kernel reads the type and number of these two and nothing else.
+            let attr = Attr { ino: listed.ino, ..self.attr_of(&dir.inode)? };
+            return Ok(Some((Known { attr, keep: true }, None)));
+        }
+        let name = CString::new(listed.name.as_bytes()).map_err(|_| Error::BAD_NAME)?;
+        match self.entry(&dir.inode, &name) {
+            Ok(Entry { lookup, attr }) => Ok(Some((Known { attr, keep: true }, Some(lookup)))),
+            Err(error) if matches!(error.errno(), Errno::NOENT | Errno::STALE) => Ok(None),
+            Err(_) => {
+                // The name is there although its inode can't be had (EMFILE, EIO, a dead mount on
+                // it). A listing shows it; whoever goes on to use it gets the error.
+                let attr = Attr {
+                    ino: Numbering::no_inode(listed.next),
+                    kind: listed.kind.unwrap_or(FileType::RegularFile),
+                    ..self.attr_of(&dir.inode)?
+                };
+                Ok(Some((Known { attr, keep: false }, None)))
+            }
+        }
+    }
+
+    fn list(
+        &self,
+        dir: &DirHandle,
+        cookie: u64,
+        mut take: impl FnMut(&Listed<'_>) -> Result<Room>,
+    ) -> Result<()> {
+        let mut stream = lock(&dir.stream);
+        stream.seek(cookie).tried("lseek")?;
+        while let Some(entry) = stream.peek().tried("getdents64")? {
+            let identity = Identity { ino: entry.ino, ..dir.inode.identity() };
+            let listed = Listed {
+                ino: self.numbering.number(identity),
+                next: entry.next,
+                kind: kind_of(entry.kind),
+                name: OsStr::from_bytes(entry.name),
+            };
+            if take(&listed)? == Room::Full {
+                break;
+            }
+            stream.advance();
+        }
+        Ok(())
+    }
+
+    /// The last descriptor of the directory was closed.
+    pub fn releasedir(&self, handle: u64) -> Result<()> {
+        self.dirs.remove(handle).map(drop).ok_or(Error::BAD_HANDLE)
+    }
+
+    /// fsync(2) of a directory: its names are durable when this returns.
+    pub fn fsyncdir(&self, handle: u64, data_only: bool) -> Result<()> {
+        let dir = self.dir(handle)?;
+        // A descriptor of its own, so that a slow fsync does not hold up the listing's lock.
+        let fd = fs::duplicate(lock(&dir.stream).as_fd()).tried("dup")?;
+        fs::sync(fd.as_fd(), data_only).tried("fsync")
+    }
+}
+
+/// `d_type` (dirent(3), `DT_*`) as a type: the upper four bits of a mode.
+fn kind_of(d_type: u8) -> Option<FileType> {
+    match FileType::from_raw_mode(u32::from(d_type) << 12) {
+        FileType::Unknown => None,
+        kind => Some(kind),
+    }
+}

@@ -1,0 +1,87 @@
+//! Open files: open, read, write, flush, release, fsync, fallocate, lseek, copy_file_range.
+
+use super::Loopback;
+use super::handle::FileHandle;
+use super::inode::NodeNo;
+use crate::error::{Error, Result, Tried};
+use crate::sys::fs::{self, FileType, WriteMode};
+
+/// The largest read or write that the daemon does in one request, in bytes: more than any kernel
+/// asks for (256 pages by default), so that a wrong size can't make us allocate without end.
+pub const MAX_TRANSFER: u32 = 16 << 20;
+
+/// Offset and length as a signed file offset takes them.
+fn range(offset: u64, len: u64) -> Result<()> {
+    let end = offset.checked_add(len).ok_or(Error::BAD_RANGE)?;
+    i64::try_from(end).map(|_| ()).map_err(|_| Error::BAD_RANGE)
+}
+
+impl Loopback {
+    /// Opens a regular file with the data-related part of open(2)'s flags; the handle's number.
+    /// FIFOs, sockets and devices are opened by the kernel and never asked for here.
+    pub fn open_file(&self, node: NodeNo, flags: i32) -> Result<u64> {
+        let inode = self.inode(node)?;
+        if inode.kind() != FileType::RegularFile {
+            return Err(Error::WRONG_TYPE);
+        }
+        let file = fs::reopen(inode.object(), flags).tried("open")?;
+        Ok(self.files.insert(FileHandle::new(inode, file)))
+    }
+
+    /// Reads `size` bytes at `offset`; fewer at the end of the file.
+    pub fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
+        range(offset, size.into())?;
+        let size = usize::try_from(size.min(MAX_TRANSFER)).map_err(|_| Error::BAD_RANGE)?;
+        fs::read_at(self.file(handle)?.file(), offset, size).tried("pread")
+    }
+
+    /// Writes `data` at `offset`, or at the end; the number of bytes written.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8], mode: WriteMode) -> Result<u32> {
+        range(offset, data.len() as u64)?;
+        let written = fs::write_at(self.file(handle)?.file(), offset, data, mode).tried("pwrite")?;
+        u32::try_from(written).map_err(|_| Error::BAD_RANGE)
+    }
+
+    /// close(2) of one descriptor of the caller: what SRC has to say about what was written.
+    pub fn flush(&self, handle: u64) -> Result<()> {
+        fs::flush(self.file(handle)?.file()).tried("close")
+    }
+
+    /// The last descriptor was closed.
+    pub fn release(&self, handle: u64) -> Result<()> {
+        self.files.remove(handle).map(drop).ok_or(Error::BAD_HANDLE)
+    }
+
+    /// fsync(2) or fdatasync(2).
+    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
+        fs::sync(self.file(handle)?.file(), data_only).tried("fsync")
+    }
+
+    /// fallocate(2) in every mode that SRC has.
+    pub fn fallocate(&self, handle: u64, mode: i32, offset: u64, len: u64) -> Result<()> {
+        range(offset, len)?;
+        fs::allocate(self.file(handle)?.file(), mode, offset, len).tried("fallocate")
+    }
+
+    /// lseek(2) to data or to a hole.
+    pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
+        // The kernel answers a negative offset itself; SRC says ENXIO to one past the end.
+        let offset = u64::try_from(offset).map_err(|_| Error::BAD_RANGE)?;
+        let file = self.file(handle)?;
+        let found = fs::seek_data_or_hole(file.file(), offset, whence).tried("lseek")?;
+        i64::try_from(found).map_err(|_| Error::BAD_RANGE)
+    }
+
+    /// copy_file_range(2) between two open files; the number of bytes copied, possibly fewer.
+    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u32> {
+        // As the system call itself does, a length that is too long is cut, not refused.
+        let len = len.min(fs::MAX_COUNT);
+        range(from.1, len)?;
+        range(to.1, len)?;
+        let (source, target) = (self.file(from.0)?, self.file(to.0)?);
+        let count = usize::try_from(len).map_err(|_| Error::BAD_RANGE)?;
+        let copied = fs::copy_range((source.file(), from.1), (target.file(), to.1), count)
+            .tried("copy_file_range")?;
+        u32::try_from(copied).map_err(|_| Error::BAD_RANGE)
+    }
+}

@@ -1,0 +1,161 @@
+//! The file system: plain functions from a request to a value. It knows neither fuser nor any other
+//! transport, starts no thread and sends no reply, so that it can be tested without a mount and
+//! served from another transport one day.
+//!
+//! In reading order:
+//!
+//! - [`inode`]: what an inode is: its identity, apart from the descriptor that happens to be open;
+//! - [`numbering`]: which number programs and the kernel see for it;
+//! - [`table`]: the inodes that the kernel remembers, and [`table::LookupRef`], a lookup count as
+//!   an owned value;
+//! - [`handle`]: open files and directories;
+//! - [`name`]: the one check of a name;
+//! - [`attr`], [`lookup`], [`create`], [`remove`], [`file`], [`dir`], [`xattr`], [`ioctl`]: the
+//!   operations, by topic.
+//!
+//! Three rules hold everywhere. Nothing is reached by path: an operation acts on an inode's own
+//! descriptor, or on one name relative to its directory's. No symlink of SRC is followed. No number
+//! from outside is believed: nodes and handles are looked up, sizes and offsets checked.
+
+pub mod attr;
+pub mod create;
+pub mod dir;
+pub mod file;
+pub mod handle;
+pub mod inode;
+pub mod ioctl;
+pub mod lookup;
+pub mod name;
+pub mod numbering;
+pub mod remove;
+pub mod table;
+pub mod xattr;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use crate::error::{Error, Result, Tried};
+use crate::policy;
+use crate::sync::{Arc, OnceLock};
+use crate::sys::creds::{self, CallerGuard};
+use crate::sys::fs;
+
+use handle::{DirHandle, FileHandle, Handles};
+use inode::{Inode, NodeNo};
+use numbering::Numbering;
+use table::Table;
+
+/// Who asks, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// File system uid of the calling thread.
+    pub uid: u32,
+    /// File system gid of the calling thread.
+    pub gid: u32,
+    /// Its thread id; 0 where it lives in a pid namespace that we don't see.
+    pub pid: u32,
+}
+
+/// Where our own mount stands, should it lie below SRC.
+#[derive(Debug)]
+struct OwnMount {
+    device: u64,
+    covered: Option<OwnedFd>,
+}
+
+/// A tree, served.
+#[derive(Debug)]
+pub struct Loopback {
+    root: Arc<Inode>,
+    numbering: Numbering,
+    table: Arc<Table>,
+    files: Handles<FileHandle>,
+    dirs: Handles<DirHandle>,
+    own_mount: OnceLock<OwnMount>,
+    /// Whether creations can be done as the caller (root), or are the daemon's own (anybody else).
+    acts_as_callers: bool,
+}
+
+impl Loopback {
+    /// The tree below the directory `source`, a path that the user gave and that may lead through
+    /// symlinks: it is resolved here, once, and never again.
+    pub fn open(source: &Path) -> Result<Self> {
+        let object = fs::open_root(source).tried("opening the source directory")?;
+        let stat = fs::stat(std::os::fd::AsFd::as_fd(&object)).tried("statx")?;
+        let numbering = Numbering::new(inode::Identity::of(&stat));
+        let root = Arc::new(Inode::new(NodeNo::ROOT, &stat, object));
+        Ok(Self {
+            table: Arc::new(Table::new(Arc::clone(&root))),
+            root,
+            numbering,
+            files: Handles::new(),
+            dirs: Handles::new(),
+            own_mount: OnceLock::new(),
+            acts_as_callers: creds::can_act_as_others(),
+        })
+    }
+
+    /// Says where our own mount is: its device number and the directory that it covers. Where SRC
+    /// contains MNT, that directory is shown in its place (`ELOOP` without one); entering the mount
+    /// would be asking ourselves, and wait for ever. To be called before the mount can be reached.
+    pub fn shield(&self, device: u64, covered: Option<OwnedFd>) {
+        // A second call could only come from a bug in mount.rs; the first one stays right.
+        let _ = self.own_mount.set(OwnMount { device, covered });
+    }
+
+    /// How many inodes the kernel remembers, the root not counted.
+    #[must_use]
+    pub fn known_inodes(&self) -> usize {
+        self.table.len()
+    }
+
+    /// How many files and directories are open.
+    #[must_use]
+    pub fn open_handles(&self) -> usize {
+        self.files.len() + self.dirs.len()
+    }
+
+    /// The root's inode number in SRC, for the self-test of a new mount.
+    #[must_use]
+    pub fn root_ino(&self) -> u64 {
+        self.root.identity().ino
+    }
+
+    fn inode(&self, node: NodeNo) -> Result<Arc<Inode>> {
+        self.table.get(node).ok_or(Error::STALE)
+    }
+
+    fn file(&self, handle: u64) -> Result<Arc<FileHandle>> {
+        self.files.get(handle).ok_or(Error::BAD_HANDLE)
+    }
+
+    fn dir(&self, handle: u64) -> Result<Arc<DirHandle>> {
+        self.dirs.get(handle).ok_or(Error::BAD_HANDLE)
+    }
+
+    /// This thread as `caller`, for a creation with `mode` in `dir`, until the guard is dropped.
+    fn creating(&self, caller: Caller, dir: &Inode, mode: u32, umask: u32) -> Result<CallerGuard> {
+        let mut groups = None;
+        if self.acts_as_callers && mode & libc_mode::S_ISGID != 0 {
+            let stat = fs::stat(dir.object()).tried("statx")?;
+            let dir_mode = u32::from(stat.stx_mode);
+            if policy::creation_depends_on_groups(mode, dir_mode, stat.stx_gid, caller.gid) {
+                groups = Some(creds::groups_of(caller.pid));
+            }
+        }
+        self.acting(caller, groups.as_deref(), umask)
+    }
+
+    fn acting(&self, caller: Caller, groups: Option<&[u32]>, umask: u32) -> Result<CallerGuard> {
+        let identity = creds::Identity { uid: caller.uid, gid: caller.gid, groups, umask };
+        CallerGuard::enter(identity, self.acts_as_callers).tried("acting as the caller")
+    }
+}
+
+/// Bits of `st_mode` that the core names itself (inode(7)).
+mod libc_mode {
+    pub(super) const S_ISGID: u32 = 0o2000;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! What takes names away or moves them: unlink, rmdir, rename.
+
+use std::ffi::OsStr;
+
+use super::inode::NodeNo;
+use super::name::Name;
+use super::{Caller, Loopback};
+use crate::error::{Result, Tried};
+use crate::sys::fs::{self, RenameFlags};
+
+impl Loopback {
+    /// Removes a name that is no directory's. The inode lives on while somebody has it open.
+    pub fn unlink(&self, parent: NodeNo, name: &OsStr) -> Result<()> {
+        let name = Name::new(name)?;
+        let parent = self.inode(parent)?;
+        fs::remove_file(parent.object(), name.as_c_str()).tried("unlinkat")
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, parent: NodeNo, name: &OsStr) -> Result<()> {
+        let name = Name::new(name)?;
+        let parent = self.inode(parent)?;
+        fs::remove_dir(parent.object(), name.as_c_str()).tried("unlinkat")
+    }
+
+    /// Moves a name, with renameat2(2)'s flags as the caller gave them. A whiteout is a new node
+    /// and so is made as the caller.
+    pub fn rename(
+        &self,
+        caller: Caller,
+        from: (NodeNo, &OsStr),
+        to: (NodeNo, &OsStr),
+        flags: u32,
+    ) -> Result<()> {
+        let (name, new_name) = (Name::new(from.1)?, Name::new(to.1)?);
+        let (parent, new_parent) = (self.inode(from.0)?, self.inode(to.0)?);
+        let flags = RenameFlags::from_bits_retain(flags);
+        let _as_caller = match flags.contains(RenameFlags::WHITEOUT) {
+            true => Some(self.acting(caller, None, 0)?),
+            false => None,
+        };
+        fs::rename(
+            (parent.object(), name.as_c_str()),
+            (new_parent.object(), new_name.as_c_str()),
+            flags,
+        )
+        .tried("renameat2")
+    }
+}

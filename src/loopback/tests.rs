@@ -1,0 +1,320 @@
+//! The core without a mount: what its functions promise to the layer above.
+#![allow(clippy::unwrap_used)]
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use super::attr::{Changes, SetTime, Time};
+use super::create::NewName;
+use super::dir::Room;
+use super::*;
+use crate::error::Errno;
+use crate::sys::fs::{RenameFlags, WriteMode};
+use crate::sys::xattr::Answer;
+
+const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+const USER: Caller = Caller { uid: 4321, gid: 4322, pid: 0 };
+const PLAIN: WriteMode = WriteMode { append: false, sync: false };
+const READ_WRITE: i32 = 2; // O_RDWR, open(2)
+
+fn tree() -> (tempfile::TempDir, Loopback) {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = Loopback::open(dir.path()).unwrap();
+    (dir, tree)
+}
+
+fn new(name: &str, mode: u32) -> NewName<'_> {
+    NewName { parent: NodeNo::ROOT, name: OsStr::new(name), mode, umask: 0 }
+}
+
+/// The node with that name, counted for the kernel.
+fn node(tree: &Loopback, name: &str) -> NodeNo {
+    let entry = tree.lookup(NodeNo::ROOT, OsStr::new(name)).unwrap();
+    entry.lookup.into_kernel();
+    entry.attr.ino
+}
+
+fn errno<T: std::fmt::Debug>(result: Result<T>) -> Errno {
+    result.unwrap_err().errno()
+}
+
+fn everything(_: &dir::Listed<'_>) -> Room {
+    Room::Taken
+}
+
+#[test]
+fn a_node_has_the_sources_own_number_and_attributes() {
+    let (dir, tree) = tree();
+    std::fs::write(dir.path().join("file"), "hello").unwrap();
+    let real = std::fs::metadata(dir.path().join("file")).unwrap();
+    let attr = tree.getattr(node(&tree, "file")).unwrap();
+    assert_eq!((attr.ino.0, attr.size, attr.nlink), (real.ino(), 5, 1));
+    assert_eq!((attr.mtime.secs, i64::from(attr.mtime.nanos)), (real.mtime(), real.mtime_nsec()));
+    let root = tree.getattr(NodeNo::ROOT).unwrap();
+    assert_eq!(root.ino.0, std::fs::metadata(dir.path()).unwrap().ino());
+}
+
+#[test]
+fn counts_and_handles_are_zero_when_everything_was_given_back() {
+    let (dir, tree) = tree();
+    std::fs::create_dir(dir.path().join("dir")).unwrap();
+    let created = tree.create(ROOT, new("file", 0o100_644), READ_WRITE, true).unwrap();
+    created.entry.lookup.into_kernel();
+    let listing = tree.opendir(NodeNo::ROOT).unwrap();
+    let lookups = tree.readdirplus(listing, 0, |_, _| Room::Taken).unwrap();
+    assert_eq!(lookups.len(), 2, "`.` and `..` are not counted");
+    drop(lookups);
+    assert_eq!((tree.known_inodes(), tree.open_handles()), (1, 2));
+    tree.forget(created.entry.attr.ino, 1);
+    assert_eq!(tree.write(created.handle, 0, b"still open", PLAIN), Ok(10));
+    tree.release(created.handle).unwrap();
+    tree.releasedir(listing).unwrap();
+    assert_eq!((tree.known_inodes(), tree.open_handles()), (0, 0));
+    assert_eq!(errno(tree.release(created.handle)), Errno::BADF);
+    assert_eq!(errno(tree.getattr(created.entry.attr.ino)), Errno::STALE);
+}
+
+#[test]
+fn hard_links_are_one_node() {
+    let (dir, tree) = tree();
+    std::fs::write(dir.path().join("one"), "").unwrap();
+    let one = node(&tree, "one");
+    let two = tree.link(one, NodeNo::ROOT, OsStr::new("two")).unwrap();
+    assert_eq!((two.attr.ino, two.attr.nlink), (one, 2));
+    drop(two);
+    assert_eq!(node(&tree, "two"), one);
+    assert_eq!(tree.known_inodes(), 1);
+}
+
+#[test]
+fn what_is_created_belongs_to_the_caller_and_has_the_callers_umask() {
+    let (dir, tree) = tree();
+    let umask = |new| NewName { umask: 0o027, ..new };
+    let created = tree.create(USER, umask(new("file", 0o100_666)), READ_WRITE, true).unwrap();
+    let made = tree.mkdir(USER, umask(new("dir", 0o40_777))).unwrap();
+    let fifo = tree.mknod(USER, umask(new("fifo", 0o10_666)), (0, 0)).unwrap();
+    let link = tree.symlink(USER, NodeNo::ROOT, OsStr::new("link"), OsStr::new("x")).unwrap();
+    for attr in [created.entry.attr, made.attr, fifo.attr, link.attr] {
+        assert_eq!((attr.uid, attr.gid), (4321, 4322));
+    }
+    assert_eq!((created.entry.attr.perm, made.attr.perm, fifo.attr.perm), (0o640, 0o750, 0o640));
+    let ours = std::fs::metadata(dir.path()).unwrap();
+    assert_eq!(ours.uid(), 0, "and the daemon is itself again");
+}
+
+#[test]
+fn a_set_group_id_directory_gives_its_group_and_takes_the_bit_from_strangers() {
+    let (dir, tree) = tree();
+    std::os::unix::fs::chown(dir.path(), None, Some(777)).unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o2777)).unwrap();
+    let file = tree.create(USER, new("file", 0o102_755), READ_WRITE, true).unwrap();
+    assert_eq!((file.entry.attr.gid, file.entry.attr.perm), (777, 0o755));
+    let member = Caller { gid: 777, ..USER };
+    let file = tree.create(member, new("theirs", 0o102_755), READ_WRITE, true).unwrap();
+    assert_eq!((file.entry.attr.gid, file.entry.attr.perm), (777, 0o2755));
+}
+
+#[test]
+fn a_name_that_appeared_meanwhile_is_not_opened_unchecked() {
+    let (dir, tree) = tree();
+    std::fs::write(dir.path().join("theirs"), "secret").unwrap();
+    symlink("/etc/passwd", dir.path().join("link")).unwrap();
+    for name in ["theirs", "link"] {
+        let file = new(name, 0o100_644);
+        assert_eq!(errno(tree.create(USER, file, READ_WRITE, false)), Errno::STALE);
+        assert_eq!(errno(tree.create(USER, file, READ_WRITE, true)), Errno::EXIST);
+    }
+    assert_eq!(std::fs::read(dir.path().join("theirs")).unwrap(), b"secret");
+}
+
+#[test]
+fn a_symlink_of_the_source_is_never_followed() {
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("victim"), "untouched").unwrap();
+    let (dir, tree) = tree();
+    symlink(outside.path(), dir.path().join("to-dir")).unwrap();
+    symlink(outside.path().join("victim"), dir.path().join("to-file")).unwrap();
+    let (to_dir, to_file) = (node(&tree, "to-dir"), node(&tree, "to-file"));
+    assert_eq!(tree.readlink(to_dir).unwrap(), outside.path().as_os_str().as_encoded_bytes());
+    assert_eq!(errno(tree.lookup(to_dir, OsStr::new("victim"))), Errno::NOTDIR);
+    assert_eq!(errno(tree.opendir(to_dir)), Errno::NOTDIR);
+    assert_eq!(errno(tree.open_file(to_file, READ_WRITE)), Errno::INVAL);
+    let size = Changes { size: Some(0), ..Changes::default() };
+    assert_eq!(errno(tree.setattr(to_file, &size, None)), Errno::INVAL);
+    let owner = Changes { uid: Some(1), ..Changes::default() };
+    assert_eq!(tree.setattr(to_file, &owner, None).unwrap().uid, 1, "the link itself");
+    let victim = outside.path().join("victim");
+    assert_eq!(std::fs::metadata(&victim).unwrap().uid(), 0);
+    assert_eq!(std::fs::read(victim).unwrap(), b"untouched");
+}
+
+#[test]
+fn a_renamed_and_an_unlinked_file_are_still_themselves() {
+    let (dir, tree) = tree();
+    std::fs::write(dir.path().join("a"), "A").unwrap();
+    std::fs::write(dir.path().join("b"), "B").unwrap();
+    let a = node(&tree, "a");
+    let handle = tree.open_file(a, READ_WRITE).unwrap();
+    let name = OsStr::new;
+    let (from, to) = ((NodeNo::ROOT, name("a")), (NodeNo::ROOT, name("b")));
+    let refused = tree.rename(ROOT, from, to, RenameFlags::NOREPLACE.bits());
+    assert_eq!(errno(refused), Errno::EXIST);
+    tree.rename(ROOT, from, to, 0).unwrap();
+    tree.unlink(NodeNo::ROOT, name("b")).unwrap();
+    assert_eq!(tree.read(handle, 0, 10).unwrap(), b"A");
+    assert_eq!(tree.getattr(a).unwrap().nlink, 0);
+    let mode = Changes { mode: Some(0o600), ..Changes::default() };
+    assert_eq!(tree.setattr(a, &mode, None).unwrap().perm, 0o600);
+}
+
+#[test]
+fn times_are_set_to_the_nanosecond_left_alone_or_now() {
+    let (dir, tree) = tree();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let file = node(&tree, "file");
+    let time = Time { secs: -5, nanos: 123_456_789 };
+    let both = Changes {
+        atime: Some(SetTime::At(time)),
+        mtime: Some(SetTime::At(time)),
+        ..Changes::default()
+    };
+    let attr = tree.setattr(file, &both, None).unwrap();
+    assert_eq!((attr.atime, attr.mtime), (time, time));
+    let one = Changes { mtime: Some(SetTime::Now), ..Changes::default() };
+    let attr = tree.setattr(file, &one, None).unwrap();
+    assert_eq!(attr.atime, time);
+    assert!(attr.mtime.secs > 1_600_000_000);
+}
+
+#[test]
+fn sizes_and_offsets_from_outside_are_not_believed() {
+    let (dir, tree) = tree();
+    std::fs::write(dir.path().join("file"), "data").unwrap();
+    let handle = tree.open_file(node(&tree, "file"), READ_WRITE).unwrap();
+    assert_eq!(errno(tree.read(handle, u64::MAX, 16)), Errno::INVAL);
+    assert_eq!(errno(tree.write(handle, u64::MAX - 1, b"x", PLAIN)), Errno::INVAL);
+    assert_eq!(errno(tree.fallocate(handle, 0, u64::MAX, u64::MAX)), Errno::INVAL);
+    assert_eq!(errno(tree.lseek(handle, -1, 3)), Errno::INVAL);
+    assert_eq!(errno(tree.copy_range((handle, u64::MAX), (handle, 0), 1)), Errno::INVAL);
+    assert_eq!(errno(tree.read(handle + 1, 0, 1)), Errno::BADF);
+    assert_eq!(errno(tree.lookup(NodeNo(0), OsStr::new("x"))), Errno::STALE);
+    assert_eq!(errno(tree.lookup(NodeNo::ROOT, OsStr::new(".."))), Errno::INVAL);
+    assert_eq!(tree.read(handle, 0, u32::MAX).unwrap(), b"data");
+    let answer = tree.getxattr(NodeNo::ROOT, OsStr::new("user.none"), u32::MAX);
+    assert_eq!(errno(answer), Errno::NODATA);
+    let value = vec![0; 64 * 1024 + 1];
+    let set = tree.setxattr(ROOT, NodeNo::ROOT, OsStr::new("user.big"), &value, 0);
+    assert_eq!(errno(set), Errno::INVAL);
+}
+
+#[test]
+fn a_listing_stops_where_the_reply_is_full_and_goes_on_from_there() {
+    let (dir, tree) = tree();
+    for number in 0..100 {
+        std::fs::write(dir.path().join(format!("{number}")), "").unwrap();
+    }
+    let handle = tree.opendir(NodeNo::ROOT).unwrap();
+    let (mut names, mut cookie) = (Vec::new(), 0);
+    loop {
+        let mut room = 7;
+        let before = names.len();
+        tree.readdir(handle, cookie, |listed| {
+            if room == 0 {
+                return Room::Full;
+            }
+            room -= 1;
+            cookie = listed.next;
+            names.push(listed.name.to_owned());
+            Room::Taken
+        })
+        .unwrap();
+        if names.len() == before {
+            break;
+        }
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 102);
+    assert_eq!(errno(tree.readdir(handle, u64::MAX, everything)), Errno::INVAL);
+}
+
+#[test]
+fn a_listed_name_has_the_number_that_stat_gives() {
+    let (dir, tree) = tree();
+    std::fs::create_dir(dir.path().join("dir")).unwrap();
+    let handle = tree.opendir(NodeNo::ROOT).unwrap();
+    let mut seen = None;
+    tree.readdir(handle, 0, |listed| {
+        if listed.name == "dir" {
+            seen = Some((listed.ino, listed.kind));
+        }
+        Room::Taken
+    })
+    .unwrap();
+    assert_eq!(seen, Some((node(&tree, "dir"), Some(fs::FileType::Directory))));
+}
+
+/// A tmpfs below a directory for as long as it lives.
+struct Submount(std::path::PathBuf);
+
+impl Submount {
+    fn new(at: &Path) -> Self {
+        std::fs::create_dir(at).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("loopfs-test", at, "tmpfs", flags, None::<&std::ffi::CStr>).unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Submount {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn inodes_of_a_mount_below_never_share_a_number_with_ours() {
+    let (dir, tree) = tree();
+    let below = Submount::new(&dir.path().join("below"));
+    let real = std::fs::metadata(&below.0).unwrap();
+    let below_node = node(&tree, "below");
+    assert_ne!(below_node.0, real.ino(), "its own number belongs to SRC's device");
+    std::fs::write(below.0.join("file"), "there").unwrap();
+    let file = tree.lookup(below_node, OsStr::new("file")).unwrap();
+    assert_eq!(file.attr.size, 5);
+    assert_eq!(node(&tree, "below"), below_node, "and keeps the one it got");
+}
+
+#[test]
+fn our_own_mount_below_the_source_is_shown_as_what_it_covers() {
+    let (dir, tree) = tree();
+    let covered_ino = {
+        std::fs::create_dir(dir.path().join("mnt")).unwrap();
+        std::fs::metadata(dir.path().join("mnt")).unwrap().ino()
+    };
+    let covered = fs::open_root(&dir.path().join("mnt")).unwrap();
+    std::fs::remove_dir(dir.path().join("mnt")).unwrap();
+    // A tmpfs stands in for the FUSE mount: the shield goes by device number alone.
+    let own = Submount::new(&dir.path().join("mnt"));
+    let root = fs::open_root(&own.0).unwrap();
+    tree.shield(fs::mount_of(root.as_fd()).unwrap().1, Some(covered));
+    let entry = tree.lookup(NodeNo::ROOT, OsStr::new("mnt")).unwrap();
+    assert_eq!(entry.attr.ino.0, covered_ino);
+}
+
+#[test]
+fn attributes_of_every_namespace_come_and_go() {
+    let (dir, tree) = tree();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let file = node(&tree, "file");
+    for name in ["user.a", "trusted.b", "security.c"] {
+        let name = OsStr::new(name);
+        tree.setxattr(ROOT, file, name, b"value", 0).unwrap();
+        assert_eq!(errno(tree.setxattr(ROOT, file, name, b"", 1)), Errno::EXIST, "XATTR_CREATE");
+        assert_eq!(tree.getxattr(file, name, 64), Ok(Answer::Data(b"value".to_vec())));
+        tree.removexattr(file, name).unwrap();
+        assert_eq!(errno(tree.removexattr(file, name)), Errno::NODATA);
+    }
+}
