@@ -1,0 +1,178 @@
+//! `/proc/self/mountinfo`, parsed as `proc_pid_mountinfo(5)` tells. Pure; paths are bytes.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+/// Device number of a file system, as `st_dev` and the mount table give it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DeviceNumber {
+    /// The major number: 0 for file systems without a block device, FUSE among them.
+    pub major: u32,
+    /// The minor number; for FUSE also the name of its connection in fusectl.
+    pub minor: u32,
+}
+
+/// One line of the mount table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The mount's id: given again to a new mount as soon as this one has gone.
+    pub(crate) id: u64,
+    /// Id of the mount that it stands on.
+    pub(crate) parent: u64,
+    /// Device of the file system.
+    pub(crate) device: DeviceNumber,
+    /// Where it is mounted, seen from this process's root.
+    pub(crate) mount_point: PathBuf,
+    /// Type, with the subtype behind a dot.
+    pub(crate) fs_type: OsString,
+    /// Source, as the mounting program named it.
+    pub(crate) source: OsString,
+}
+
+impl Entry {
+    /// True for a mount of the FUSE file system, whatever its subtype.
+    pub(crate) fn is_fuse(&self) -> bool {
+        self.fs_type == "fuse" || self.fs_type.as_encoded_bytes().starts_with(b"fuse.")
+    }
+}
+
+/// The mount table as it is now.
+pub(crate) fn read() -> std::io::Result<Vec<Entry>> {
+    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The entries of `text`; a line that has not the documented form is left out.
+pub(crate) fn parse(text: &[u8]) -> Vec<Entry> {
+    text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
+}
+
+/// The uppermost entry at the longest mount point that `path` lies in or is.
+pub(crate) fn holding<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
+    // Of several at one place the later one is on top, and `max_by_key` keeps the last.
+    let on_the_way = entries.iter().filter(|entry| path.starts_with(&entry.mount_point));
+    on_the_way.max_by_key(|entry| entry.mount_point.as_os_str().len())
+}
+
+fn parse_line(line: &[u8]) -> Option<Entry> {
+    // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+    // Fields are separated by exactly one space, and a source may be empty: no splitting at runs.
+    let mut fields = line.split(|&byte| byte == b' ');
+    let id = number(fields.next()?)?;
+    let parent = number(fields.next()?)?;
+    let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+    let _root = fields.next()?;
+    let mount_point = PathBuf::from(unescape(fields.next()?));
+    let _options = fields.next()?;
+    fields.by_ref().find(|&field| field == b"-")?; // past any number of optional fields
+    Some(Entry {
+        id,
+        parent,
+        device: DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? },
+        mount_point,
+        fs_type: unescape(fields.next()?),
+        source: unescape(fields.next()?),
+    })
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// Undoes `seq_escape` in the kernel: a backslash and three octal digits stand for one byte.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        match after {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] if first == b'\\' => {
+                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = tail;
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    fn entry(line: &[u8]) -> Entry {
+        parse_line(line).unwrap()
+    }
+
+    #[test]
+    fn the_line_of_the_manual_page() {
+        let line = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        assert_eq!(
+            entry(line),
+            Entry {
+                id: 36,
+                parent: 35,
+                device: DeviceNumber { major: 98, minor: 0 },
+                mount_point: "/mnt2".into(),
+                fs_type: "ext3".into(),
+                source: "/dev/root".into(),
+            }
+        );
+    }
+
+    #[test]
+    fn any_number_of_optional_fields() {
+        let none = entry(b"1 2 0:3 / /a rw - fuse.loopfs /src rw");
+        let three = entry(b"1 2 0:3 / /a rw shared:4 master:5 unbindable - fuse.loopfs /src rw");
+        assert_eq!(none, three);
+        assert!(none.is_fuse());
+        assert!(!entry(b"1 2 0:3 / /a rw - fusectl fusectl rw").is_fuse());
+    }
+
+    #[test]
+    fn escaped_bytes() {
+        let line = b"1 2 0:3 / /a\\040b\\011c\\012d\\134040\\043 rw - fuse.x\\040y /s\\040\\043 rw";
+        let entry = entry(line);
+        assert_eq!(entry.mount_point, Path::new("/a b\tc\nd\\040#"));
+        assert_eq!(entry.fs_type, "fuse.x y");
+        assert_eq!(entry.source, "/s #");
+    }
+
+    #[test]
+    fn a_dash_in_a_path_and_bytes_that_are_not_utf8() {
+        let entry = entry(b"1 2 0:3 - /\xff- rw - tmpfs - rw");
+        assert_eq!(entry.mount_point.as_os_str().as_bytes(), b"/\xff-");
+        assert_eq!(entry.source, "-");
+    }
+
+    #[test]
+    fn an_empty_source() {
+        assert_eq!(entry(b"1 2 0:3 / /a rw - tmpfs  rw").source, "");
+    }
+
+    #[test]
+    fn lines_of_another_form_are_left_out() {
+        let text = b"\n1 2 0:3 / /a rw - tmpfs t rw\n1 2 / /a\nx 2 0:3 / /a rw - t t rw\n1 2 0:3 / /b rw";
+        assert_eq!(parse(text).len(), 1);
+    }
+
+    #[test]
+    fn a_backslash_that_escapes_nothing_stays() {
+        assert_eq!(unescape(b"\\08\\777\\"), "\\08\\777\\");
+        assert_eq!(unescape(b"\\377").as_bytes(), b"\xff");
+    }
+
+    #[test]
+    fn the_longest_and_uppermost_mount_holds_a_path() {
+        let table = parse(
+            b"1 0 0:1 / / rw - ext4 r rw\n2 1 0:2 / /a rw - tmpfs low rw\n\
+              3 2 0:3 / /a rw - tmpfs top rw\n4 1 0:4 / /ab rw - tmpfs other rw",
+        );
+        assert_eq!(holding(&table, Path::new("/a/x")).unwrap().source, "top");
+        assert_eq!(holding(&table, Path::new("/abc")).unwrap().source, "r");
+    }
+}
