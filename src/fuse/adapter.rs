@@ -1,0 +1,535 @@
+//! fuser's trait over the core: each method unpacks a request, names its operation and leaves the
+//! rest to [`Service::serve`].
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::convert::{caller, decode_device, kind, node, set_time};
+use super::reply::{Found, GENERATION};
+use super::serve::Service;
+use super::{Options, convert};
+use crate::config::Caching;
+use crate::error::Errno as CoreErrno;
+use crate::loopback::Loopback;
+use crate::loopback::attr::Changes;
+use crate::loopback::create::NewName;
+use crate::loopback::dir::Room;
+use crate::loopback::ioctl::Ioctl;
+use crate::loopback::lookup::Entry;
+use crate::op::{Class, Op};
+use crate::sync::{Arc, Mutex, lock};
+use crate::sys::fs::{FileType, WriteMode, open_flags};
+
+/// The largest write request, in bytes: what the kernel's default of 256 pages a request allows.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// Requests that the kernel may have under way in the background (readahead, asynchronous direct
+/// I/O, releases): enough to keep several event loops busy.
+const MAX_BACKGROUND: u16 = 64;
+
+/// A tree behind fuser's trait.
+#[derive(Debug)]
+pub(super) struct Adapter {
+    tree: Arc<Loopback>,
+    service: Service,
+    caching: Caching,
+    kernel_checks: bool,
+    negotiated: Arc<Mutex<String>>,
+}
+
+impl Adapter {
+    pub(super) fn new(
+        tree: Arc<Loopback>,
+        service: Service,
+        options: &Options,
+        negotiated: Arc<Mutex<String>>,
+    ) -> Self {
+        let Options { caching, kernel_checks, .. } = *options;
+        Self { tree, service, caching, kernel_checks, negotiated }
+    }
+
+    fn found(&self, entry: Entry) -> Found {
+        Found(Some(entry), self.caching)
+    }
+
+    /// What is asked of the kernel, one by one: a capability that it lacks is left out and its
+    /// fall-back is what FUSE does without it.
+    fn wanted(&self) -> Vec<InitFlags> {
+        let mut wanted = vec![
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_DONT_MASK, // SRC applies umask or default ACL: loopback/create.rs
+            InitFlags::FUSE_HAS_IOCTL_DIR,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+        ];
+        if self.kernel_checks {
+            // Listing with attributes needs search permission on the directory, which only a
+            // daemon that may act for everybody has wherever the caller may list.
+            wanted.extend([InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO]);
+            wanted.push(InitFlags::FUSE_POSIX_ACL);
+        }
+        wanted
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let (mut used, mut missing) = (Vec::new(), Vec::new());
+        for capability in self.wanted() {
+            let names = capability.iter_names().map(|(name, _)| name.trim_start_matches("FUSE_"));
+            match config.add_capabilities(capability) {
+                Ok(()) => used.extend(names),
+                Err(_) => missing.extend(names),
+            }
+        }
+        // Neither can fail with these values; if fuser thinks otherwise, its own are safe.
+        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        let _ = config.set_time_granularity(Duration::from_nanos(1));
+        let abi = config.kernel_abi();
+        let mut line = format!("FUSE {}.{}, in use: {}", abi.0, abi.1, used.join(" "));
+        if !missing.is_empty() {
+            line.push_str("; not in this kernel: ");
+            line.push_str(&missing.join(" "));
+        }
+        *lock(&self.negotiated) = line;
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.service.serve(caller(req), Op::Lookup, reply, |_, _| {
+            match self.tree.lookup(node(parent), name) {
+                Ok(entry) => Ok(self.found(entry)),
+                Err(error) if error.errno() == CoreErrno::NOENT && !self.caching.negative.is_zero() => {
+                    Ok(Found(None, self.caching))
+                }
+                Err(error) => Err(error),
+            }
+        });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.service.serve_silently(Op::Forget, || self.tree.forget(node(ino), nlookup));
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.service.serve(caller(req), Op::Getattr, reply, |_, _| {
+            Ok((self.tree.getattr(node(ino))?, self.caching))
+        });
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>, // the kernel's own idea of ctime, with its write-back cache only
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+        let changes = Changes { mode, uid, gid, size, atime, mtime };
+        self.service.serve(caller(req), Op::Setattr, reply, |_, _| {
+            let attr = self.tree.setattr(node(ino), &changes, fh.map(|fh| fh.0))?;
+            Ok((attr, self.caching))
+        });
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.service.serve(caller(req), Op::Readlink, reply, |_, _| self.tree.readlink(node(ino)));
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        self.service.serve(caller(req), Op::Mknod, reply, |caller, _| {
+            let new = NewName { parent: node(parent), name, mode, umask };
+            self.tree.mknod(*caller, new, decode_device(rdev)).map(|entry| self.found(entry))
+        });
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.service.serve(caller(req), Op::Mkdir, reply, |caller, _| {
+            let new = NewName { parent: node(parent), name, mode, umask };
+            self.tree.mkdir(*caller, new).map(|entry| self.found(entry))
+        });
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.service
+            .serve(caller(req), Op::Unlink, reply, |_, _| self.tree.unlink(node(parent), name));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.service
+            .serve(caller(req), Op::Rmdir, reply, |_, _| self.tree.rmdir(node(parent), name));
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        self.service.serve(caller(req), Op::Symlink, reply, |caller, _| {
+            let entry =
+                self.tree.symlink(*caller, node(parent), link_name, target.as_os_str())?;
+            Ok(self.found(entry))
+        });
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.service.serve(caller(req), Op::Rename, reply, |caller, _| {
+            let (from, to) = ((node(parent), name), (node(newparent), newname));
+            self.tree.rename(*caller, from, to, flags.bits())
+        });
+    }
+
+    fn link(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.service.serve(caller(req), Op::Link, reply, |_, _| {
+            self.tree.link(node(ino), node(newparent), newname).map(|entry| self.found(entry))
+        });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.service
+            .serve(caller(req), Op::Open, reply, |_, _| self.tree.open_file(node(ino), flags.0));
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.service.serve(caller(req), Op::Create, reply, |caller, _| {
+            let new = NewName { parent: node(parent), name, mode, umask };
+            let created = self.tree.create(*caller, new, flags, open_flags::exclusive(flags))?;
+            Ok((created, self.caching))
+        });
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.service
+            .serve(caller(req), Op::Read, reply, |_, _| self.tree.read(fh.0, offset, size));
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // Pages of a shared mapping are written back through any open file, an appending one
+        // included: they belong where they are.
+        let from_cache = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let mode = WriteMode {
+            append: open_flags::append(flags.0) && !from_cache,
+            sync: open_flags::data_sync(flags.0) && !from_cache,
+        };
+        self.service
+            .serve(caller(req), Op::Write, reply, |_, _| self.tree.write(fh.0, offset, data, mode));
+    }
+
+    fn flush(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.service.serve(caller(req), Op::Flush, reply, |_, _| self.tree.flush(fh.0));
+    }
+
+    fn release(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.service.serve(caller(req), Op::Release, reply, |_, _| self.tree.release(fh.0));
+    }
+
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.service.serve(caller(req), Op::Fsync, reply, |_, _| self.tree.fsync(fh.0, datasync));
+    }
+
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.service.serve(caller(req), Op::Opendir, reply, |_, _| self.tree.opendir(node(ino)));
+    }
+
+    fn readdir(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        self.service.serve(caller(req), Op::Readdir, reply, |_, reply| {
+            self.tree.readdir(fh.0, offset, |listed| {
+                let kind = kind(listed.kind.unwrap_or(FileType::Unknown));
+                let full = reply.add(INodeNo(listed.ino.0), listed.next, kind, listed.name);
+                if full { Room::Full } else { Room::Taken }
+            })
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        self.service.serve(caller(req), Op::Readdirplus, reply, |_, reply| {
+            self.tree.readdirplus(fh.0, offset, |listed, known| {
+                // fuser has one time for both here: the shorter one is true for both.
+                let shorter = self.caching.attr.min(self.caching.entry);
+                let ttl = if known.keep { shorter } else { Duration::ZERO };
+                let attr = convert::attr(&known.attr);
+                let full =
+                    reply.add(attr.ino, listed.next, listed.name, &ttl, &attr, GENERATION);
+                if full { Room::Full } else { Room::Taken }
+            })
+        });
+    }
+
+    fn releasedir(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.service.serve(caller(req), Op::Releasedir, reply, |_, _| self.tree.releasedir(fh.0));
+    }
+
+    fn fsyncdir(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.service
+            .serve(caller(req), Op::Fsyncdir, reply, |_, _| self.tree.fsyncdir(fh.0, datasync));
+    }
+
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.service.serve(caller(req), Op::Statfs, reply, |_, _| self.tree.statfs(node(ino)));
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32, // macOS resource forks
+        reply: ReplyEmpty,
+    ) {
+        self.service.serve(caller(req), Op::Setxattr, reply, |caller, _| {
+            self.tree.setxattr(*caller, node(ino), name, value, flags)
+        });
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.service.serve(caller(req), Op::Getxattr, reply, |_, _| {
+            self.tree.getxattr(node(ino), name, size)
+        });
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.service
+            .serve(caller(req), Op::Listxattr, reply, |_, _| self.tree.listxattr(node(ino), size));
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.service
+            .serve(caller(req), Op::Removexattr, reply, |_, _| self.tree.removexattr(node(ino), name));
+    }
+
+    fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        self.service
+            .serve(caller(req), Op::Access, reply, |_, _| self.tree.access(node(ino), mask.bits()));
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.service.serve(caller(req), Op::Fallocate, reply, |_, _| {
+            self.tree.fallocate(fh.0, mode, offset, length)
+        });
+    }
+
+    fn lseek(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.service
+            .serve(caller(req), Op::Lseek, reply, |_, _| self.tree.lseek(fh.0, offset, whence));
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags, // none is defined
+        reply: ReplyWrite,
+    ) {
+        self.service.serve(caller(req), Op::CopyFileRange, reply, |_, _| {
+            self.tree.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len)
+        });
+    }
+
+    fn ioctl(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.service.serve(caller(req), Op::Ioctl, reply, |_, _| {
+            let ioctl = Ioctl::new(cmd)?;
+            self.service.check_class(if ioctl.changes() { Class::Change } else { Class::Read })?;
+            let is_dir = flags.contains(IoctlFlags::FUSE_IOCTL_DIR);
+            let answer = self.tree.ioctl(fh.0, is_dir, ioctl, in_data);
+            answer.map(|data| fitted(data, out_size))
+        });
+    }
+
+    // The kernel does without these two: its own poll says "ready", block maps are for block
+    // devices, and one ENOSYS is enough for it never to ask again.
+
+    fn poll(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+}
+
+/// An ioctl's answer in as many bytes as the caller's number says: a `long` for an int that the
+/// kernel below wrote.
+fn fitted(mut data: Vec<u8>, size: u32) -> Vec<u8> {
+    if !data.is_empty() {
+        data.resize(usize::try_from(size).unwrap_or(data.len()).min(64), 0);
+    }
+    data
+}

@@ -1,0 +1,110 @@
+//! The only place that names fuser: a core of plain functions, served through its session API.
+//!
+//! In reading order: [`serve`] (what happens around every operation, once), [`adapter`] (one short
+//! method an operation), [`reply`] (a value into fuser's reply), [`convert`] (our types and
+//! fuser's). fuser's own mounting and unmounting are never used: `attach` does that, exactly.
+
+mod adapter;
+mod convert;
+mod reply;
+mod serve;
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+
+use crate::config::Caching;
+use crate::lifecycle::gate::Gate;
+use crate::loopback::Loopback;
+use crate::observe::Counters;
+use crate::observe::faults::Faults;
+use crate::sync::Arc;
+
+use adapter::Adapter;
+use serve::Service;
+
+/// How a tree is to be served.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Number of event loops.
+    pub threads: NonZeroUsize,
+    /// What the kernel may remember, and for how long.
+    pub caching: Caching,
+    /// Nothing may be changed.
+    pub read_only: bool,
+    /// The kernel checks permissions, POSIX ACLs included.
+    pub kernel_checks: bool,
+    /// Root and the mount's owner only (`allow_root`): the kernel has no such mode, fuser has.
+    pub root_and_owner_only: bool,
+    /// Operations that are to fail, for tests.
+    pub faults: Faults,
+}
+
+/// A connection on which the handshake is done and requests wait.
+#[derive(Debug)]
+pub struct Server {
+    session: fuser::Session<Adapter>,
+    negotiated: String,
+}
+
+/// Serving has ended: the connection is gone, or broke. Whether the mount is gone too only the
+/// mount table tells: an unmount, an abort and `umount -f` look alike here.
+#[derive(Debug)]
+#[must_use]
+pub struct Ended {
+    /// The error that stopped an event loop, if it was not the end of the connection.
+    pub result: io::Result<()>,
+}
+
+impl Server {
+    /// Answers the kernel's INIT on a connection to /dev/fuse. It waits for the request, so the
+    /// mount must have been made, published or not.
+    pub fn handshake(
+        tree: Arc<Loopback>,
+        device: OwnedFd,
+        options: Options,
+        gate: Arc<Gate>,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
+        let acl = if options.root_and_owner_only {
+            fuser::SessionACL::RootAndOwner
+        } else {
+            fuser::SessionACL::All // the kernel itself enforces `allow_other` and its absence
+        };
+        let mut config = fuser::Config::default();
+        config.acl = acl;
+        config.n_threads = Some(options.threads.get());
+        let service = Service::new(gate, counters, options.faults.clone(), options.read_only);
+        let negotiated = Arc::default();
+        let adapter = Adapter::new(tree, service, &options, Arc::clone(&negotiated));
+        let session = fuser::Session::from_fd(adapter, device, acl, config)?;
+        let negotiated = crate::sync::lock(&negotiated).clone();
+        Ok(Self { session, negotiated })
+    }
+
+    /// What was agreed with the kernel, in a line for the log.
+    #[must_use]
+    pub fn negotiated(&self) -> &str {
+        &self.negotiated
+    }
+
+    /// Serves until the connection ends, on as many event loops as asked for, all of which have
+    /// ended when this returns. It takes the server with it: serving a second time, which made
+    /// go-fuse's counters go below zero, does not compile.
+    ///
+    /// ```compile_fail,E0382
+    /// fn twice(server: loopfs::fuse::Server) {
+    ///     let _ = server.run();
+    ///     let _ = server.run();
+    /// }
+    /// ```
+    ///
+    /// ```
+    /// fn once(server: loopfs::fuse::Server) {
+    ///     let _ = server.run();
+    /// }
+    /// ```
+    pub fn run(self) -> Ended {
+        Ended { result: self.session.run() }
+    }
+}

@@ -1,0 +1,89 @@
+//! [`Respond`] for fuser's reply types: how a value of ours becomes an answer.
+
+use fuser::{
+    Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr,
+};
+
+use super::convert;
+use super::serve::Respond;
+use crate::config::Caching;
+use crate::loopback::attr::Attr;
+use crate::loopback::create::Created;
+use crate::loopback::lookup::Entry;
+use crate::loopback::table::LookupRef;
+use crate::sys::fs::StatVfs;
+use crate::sys::xattr::Answer;
+
+/// Node numbers are not used again for another inode while the kernel remembers one: its
+/// descriptor pins the inode in SRC. So there is one generation.
+pub(super) const GENERATION: Generation = Generation(0);
+
+/// A name's entry, or that there is none and the kernel may remember so.
+pub(super) struct Found(pub Option<Entry>, pub Caching);
+
+macro_rules! respond {
+    ($reply:ty, $ok:ty, |$this:ident, $value:pat_param| $answer:expr) => {
+        impl Respond for $reply {
+            type Ok = $ok;
+            fn ok(self, value: $ok) {
+                let ($this, $value) = (self, value);
+                $answer
+            }
+            fn err(self, errno: i32) {
+                self.error(Errno::from_i32(errno));
+            }
+        }
+    };
+}
+
+respond!(ReplyEmpty, (), |reply, ()| reply.ok());
+respond!(ReplyData, Vec<u8>, |reply, data| reply.data(&data));
+respond!(ReplyWrite, u32, |reply, count| reply.written(count));
+respond!(ReplyLseek, i64, |reply, offset| reply.offset(offset));
+respond!(ReplyIoctl, Vec<u8>, |reply, data| reply.ioctl(0, &data));
+respond!(ReplyDirectory, (), |reply, ()| reply.ok());
+respond!(ReplyAttr, (Attr, Caching), |reply, (attr, caching)| {
+    reply.attr(&caching.attr, &convert::attr(&attr));
+});
+respond!(ReplyOpen, u64, |reply, handle| {
+    reply.opened(FileHandle(handle), FopenFlags::empty());
+});
+respond!(ReplyXattr, Answer, |reply, answer| match answer {
+    Answer::Size(size) => reply.size(size),
+    Answer::Data(data) => reply.data(&data),
+});
+respond!(ReplyEntry, Found, |reply, Found(entry, caching)| match entry {
+    Some(Entry { lookup, attr }) => {
+        let attr = convert::attr(&attr);
+        lookup.into_kernel();
+        reply.entry_with_ttls(&caching.attr, &caching.entry, &attr, GENERATION);
+    }
+    None => reply.entry(&caching.negative, &convert::no_entry(), GENERATION),
+});
+respond!(ReplyCreate, (Created, Caching), |reply, (created, caching)| {
+    let Created { entry: Entry { lookup, attr }, handle } = created;
+    let attr = convert::attr(&attr);
+    lookup.into_kernel();
+    // fuser has one time for both here: the shorter one is true for both.
+    let ttl = caching.attr.min(caching.entry);
+    reply.created(&ttl, &attr, GENERATION, FileHandle(handle), FopenFlags::empty());
+});
+respond!(ReplyDirectoryPlus, Vec<LookupRef>, |reply, lookups| {
+    lookups.into_iter().for_each(LookupRef::into_kernel);
+    reply.ok();
+});
+respond!(ReplyStatfs, StatVfs, |reply, stat| {
+    let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    reply.statfs(
+        stat.f_blocks,
+        stat.f_bfree,
+        stat.f_bavail,
+        stat.f_files,
+        stat.f_ffree,
+        word(stat.f_bsize),
+        word(stat.f_namemax),
+        word(stat.f_frsize),
+    );
+});

@@ -1,0 +1,203 @@
+//! What happens around every operation, written once: the gate, faults for tests, the read-only
+//! rule, the panic guard, counting, tracing and the reply.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Errno, Error, Result};
+use crate::lifecycle::gate::Gate;
+use crate::loopback::Caller;
+use crate::observe::faults::{Fault, Faults};
+use crate::observe::{Counters, Outcome};
+use crate::op::{Class, Op};
+use crate::sync::Arc;
+
+/// A reply that is still owed. Dropping it unanswered answers EIO: fuser's replies do that, and it
+/// is what a panic while answering comes down to.
+pub(super) trait Respond: Sized {
+    /// What a success carries.
+    type Ok;
+    /// Answers with a value.
+    fn ok(self, value: Self::Ok);
+    /// Answers with an errno, as a positive number.
+    fn err(self, errno: i32);
+}
+
+/// What every operation goes through.
+#[derive(Debug)]
+pub(super) struct Service {
+    gate: Arc<Gate>,
+    counters: Arc<Counters>,
+    faults: Faults,
+    read_only: bool,
+}
+
+impl Service {
+    /// A service over the gate that shutdown closes.
+    #[must_use]
+    pub(super) fn new(gate: Arc<Gate>, counters: Arc<Counters>, faults: Faults, read_only: bool) -> Self {
+        Self { gate, counters, faults, read_only }
+    }
+
+    /// Serves one request. `f` does the work; it has the reply at hand only to fill it (a listing)
+    /// and leaves the sending to this function, when no lock and no identity of `f` is held any
+    /// more.
+    ///
+    /// A panic in `f` costs this request an EIO and nothing else: fuser would lose the event loop.
+    pub(super) fn serve<R: Respond>(
+        &self,
+        caller: Caller,
+        op: Op,
+        mut reply: R,
+        f: impl FnOnce(&Caller, &mut R) -> Result<R::Ok>,
+    ) {
+        let Some(_pass) = self.gate.enter() else {
+            return reply.err(Error::CLOSING.code());
+        };
+        self.guarded(op, || {
+            let result = self.admit(op).and_then(|()| f(&caller, &mut reply));
+            match result {
+                Ok(value) => {
+                    self.counters.count(op, Outcome::Served);
+                    log::trace!("{op} for uid {} pid {}: done", caller.uid, caller.pid);
+                    reply.ok(value);
+                }
+                Err(error) => {
+                    self.counters.count(op, Outcome::Failed);
+                    log::trace!("{op} for uid {} pid {}: {error}", caller.uid, caller.pid);
+                    reply.err(error.code());
+                }
+            }
+        });
+    }
+
+    /// Serves a request that has no reply (FORGET), even when the gate is closed: it only gives
+    /// back.
+    pub(super) fn serve_silently(&self, op: Op, f: impl FnOnce()) {
+        self.guarded(op, || {
+            f();
+            self.counters.count(op, Outcome::Served);
+        });
+    }
+
+    /// Refuses a change of a read-only mount. The kernel does so too; an operation whose class
+    /// only its arguments tell asks here.
+    pub(super) fn check_class(&self, class: Class) -> Result<()> {
+        if self.read_only && class == Class::Change { Err(Error::READ_ONLY) } else { Ok(()) }
+    }
+
+    fn admit(&self, op: Op) -> Result<()> {
+        self.check_class(op.class())?;
+        match self.faults.get(op) {
+            None => Ok(()),
+            Some(Fault::Errno(errno)) => {
+                Err(Error::new(Errno::from_raw_os_error(errno), "a fault that was asked for"))
+            }
+            #[allow(clippy::panic)] // what the fault is for
+            Some(Fault::Panic) => panic!("a panic that was asked for"),
+        }
+    }
+
+    fn guarded(&self, op: Op, work: impl FnOnce()) {
+        // Unwind safety: what `work` can leave half-done is behind locks whose poison `sync::lock`
+        // ignores because each section keeps its data consistent, or owned by `work` and dropped.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            self.counters.count(op, Outcome::Panicked);
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_default();
+            log::error!("{op} panicked and was answered with EIO; please report this: {text}");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    /// A reply that notes how it was answered, and answers EIO when dropped, as fuser's do.
+    struct Note {
+        log: Rc<RefCell<Vec<std::result::Result<u32, i32>>>>,
+        sent: bool,
+    }
+
+    impl Note {
+        fn new(log: &Rc<RefCell<Vec<std::result::Result<u32, i32>>>>) -> Self {
+            Self { log: Rc::clone(log), sent: false }
+        }
+    }
+
+    impl Respond for Note {
+        type Ok = u32;
+        fn ok(mut self, value: u32) {
+            self.sent = true;
+            self.log.borrow_mut().push(Ok(value));
+        }
+        fn err(mut self, errno: i32) {
+            self.sent = true;
+            self.log.borrow_mut().push(Err(errno));
+        }
+    }
+
+    impl Drop for Note {
+        fn drop(&mut self) {
+            if !self.sent {
+                self.log.borrow_mut().push(Err(libc_eio()));
+            }
+        }
+    }
+
+    fn libc_eio() -> i32 {
+        Errno::IO.raw_os_error()
+    }
+
+    const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+
+    fn service(faults: &str, read_only: bool) -> Service {
+        let faults = Faults::parse(faults).unwrap();
+        Service::new(Arc::new(Gate::new()), Arc::new(Counters::new()), faults, read_only)
+    }
+
+    #[test]
+    fn a_value_and_an_errno_reach_the_reply() {
+        let (service, log) = (service("", false), Rc::default());
+        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Ok(7));
+        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Err(Error::STALE));
+        assert_eq!(*log.borrow(), [Ok(7), Err(Errno::STALE.raw_os_error())]);
+        assert_eq!(service.gate.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_panic_is_answered_with_eio_counted_and_survived() {
+        let (service, log) = (service("", false), Rc::default());
+        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| panic!("a bug"));
+        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Ok(1));
+        assert_eq!(*log.borrow(), [Err(libc_eio()), Ok(1)]);
+        assert_eq!(service.counters.get(Op::Read, Outcome::Panicked), 1);
+        assert_eq!(service.gate.in_flight(), 0);
+        service.serve_silently(Op::Forget, || panic!("a bug"));
+        assert_eq!(service.counters.get(Op::Forget, Outcome::Panicked), 1);
+    }
+
+    #[test]
+    fn a_closed_gate_and_a_read_only_mount_refuse_before_anything_is_done() {
+        let (service, log) = (service("", true), Rc::default());
+        service.serve(CALLER, Op::Unlink, Note::new(&log), |_, _| panic!("not to be called"));
+        service.gate.close();
+        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| panic!("not to be called"));
+        assert_eq!(*log.borrow(), [Err(Error::READ_ONLY.code()), Err(Error::CLOSING.code())]);
+        assert_eq!(service.counters.total(Outcome::Panicked), 0);
+    }
+
+    #[test]
+    fn faults_come_when_asked_for() {
+        let (service, log) = (service("read=panic,write=28", false), Rc::default());
+        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Ok(1));
+        service.serve(CALLER, Op::Write, Note::new(&log), |_, _| Ok(1));
+        assert_eq!(*log.borrow(), [Err(libc_eio()), Err(28)]);
+    }
+}
