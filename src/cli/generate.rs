@@ -1,0 +1,346 @@
+//! The man page and the shell completions, made from the command line's definition, the table of
+//! mount options and the exit codes, so that none of them can say something else than the program.
+//!
+//! The results are checked in under `man/`; `loopfs-gen` writes them, `tests/generated.rs` compares.
+
+use clap::{Arg, Command, CommandFactory as _};
+use clap_complete::Shell;
+use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
+
+use crate::exit::ExitCode;
+use crate::options::{TABLE, Word};
+
+use super::{Cli, EXAMPLES};
+
+/// A generated file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generated {
+    /// Its place below `man/`.
+    pub path: &'static str,
+    /// Its content.
+    pub content: String,
+}
+
+/// All of them.
+#[must_use]
+pub fn generated() -> Vec<Generated> {
+    let completions = [
+        ("completions/loopfs.bash", Shell::Bash),
+        ("completions/_loopfs", Shell::Zsh),
+        ("completions/loopfs.fish", Shell::Fish),
+    ];
+    let mut files = vec![Generated {
+        path: "loopfs.1",
+        content: man_page(),
+    }];
+    files.extend(completions.map(|(path, shell)| {
+        let mut content = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "loopfs", &mut content);
+        Generated {
+            path,
+            content: String::from_utf8_lossy(&content).into_owned(),
+        }
+    }));
+    files
+}
+
+/// The day of the last change that a reader of the page should know of.
+const DATE: &str = "2026-11-23";
+
+const DESCRIPTION: [&str; 5] = [
+    "`loopfs` makes the directory tree |SRC| visible at |MNT| as well, as a FUSE file system. What a program \
+     does below |MNT| is done in |SRC|. |MNT| need not be empty; what it holds is hidden as long as the mount lasts.",
+    "The program goes to the background and returns when the mount can be used. If that fails it prints one line \
+     that says why, leaves nothing mounted, and returns another status than 0.",
+    "From then on its working directory is |/|, and its messages go to stderr only if that is the journal or a file; a \
+     terminal or a pipe belongs to the caller. With `-f` everything stays as it was.",
+    "Mounted by root, the tree is for every user, and the kernel checks permissions (`allow_other`, \
+     `default_permissions`). Mounted by another user, through `fusermount3`(1), it is for that user only, without \
+     set-user-ID programs and devices.",
+    "In the mount table the mount has the type |fuse.loopfs| and |SRC| as its source.",
+];
+
+const MOUNT_OPTIONS: &str = "The words of the `-o` list. A later word wins over an earlier one, within a list and \
+     across several `-o`. A comma that belongs to a value is written with a backslash in front, and so is a backslash \
+     that stands before a comma or another backslash. An unknown word is an error.";
+
+const IGNORED_OPTIONS: &str = "These words are accepted, with or without a value, because other programs pass them \
+     on; they change nothing:";
+
+const ENDING: [&str; 5] = [
+    "Any of these ends the mount and the program, with status 0:",
+    "`umount` |MNT| or `fusermount3 -u` |MNT|. While something is in use below |MNT| they refuse, and nothing changes.",
+    "`umount -l` |MNT| or `fusermount3 -uz` |MNT|. The mount disappears from |MNT| at once; files that are open go on \
+     working, and the last close ends the program.",
+    "SIGINT (Ctrl-C), SIGTERM or SIGHUP. If something is in use below |MNT|, the mount disappears from |MNT| at once \
+     and open files have as long as `--drain-timeout` says; then they are cut off. A second signal cuts them off at \
+     once. A signal before the mount can be used ends the program with status 8.",
+    "After a crash a dead mount stays, on which every access fails with \"Transport endpoint is not connected\". \
+     `fusermount3 -uz` |MNT| or `umount -l` |MNT| removes it, and so does the next `loopfs --replace-stale`.",
+];
+
+const ENVIRONMENT: [(&str, &str); 3] = [
+    (
+        "RUST_LOG",
+        "Which messages to show, in place of `-v` and `-d`: a level (error, warn, info, debug, trace, off), or \
+         |module|=|level| pairs separated by commas, such as `loopfs::attach=debug,warn`.",
+    ),
+    (
+        "JOURNAL_STREAM",
+        "Set by `systemd`(1). If it names what stderr is, messages carry priorities for the journal.",
+    ),
+    (
+        "LOOPFS_FEATURES_OFF",
+        "Features of newer kernels to do without, separated by commas, for tests and for ruling one out: \
+         `new-mount-api`, `statmount`, `unique-mount-id`, `openat2`.",
+    ),
+];
+
+const FILES: [(&str, &str); 4] = [
+    ("/dev/fuse", "What the kernel sends its requests through."),
+    (
+        "/etc/fuse.conf",
+        "What `fusermount3`(1) allows users other than root, such as `user_allow_other`.",
+    ),
+    (
+        "/proc/self/mountinfo",
+        "The mount table, watched for the end of the mount.",
+    ),
+    (
+        "/sys/fs/fuse/connections",
+        "Where a connection to the kernel is aborted, if need be.",
+    ),
+];
+
+const SEE_ALSO: &str =
+    "`fusermount3`(1), `mount`(8), `umount`(8), `fstab`(5), `mount.fuse3`(8), `fuse`(4)";
+
+fn man_page() -> String {
+    let mut command = Cli::command();
+    command.build();
+    let version = command.get_version().unwrap_or_default();
+    let about = command
+        .get_about()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let mut page = Roff::new();
+    page.control(
+        "TH",
+        [
+            "LOOPFS",
+            "1",
+            DATE,
+            &format!("loopfs {version}"),
+            "User Commands",
+        ],
+    );
+
+    page.control("SH", ["NAME"])
+        .text([roman(format!("loopfs - {about}"))]);
+    page.control("SH", ["SYNOPSIS"]);
+    page.text(rich("`loopfs` [|OPTIONS|] |SRC| |MNT|"));
+
+    page.control("SH", ["DESCRIPTION"]);
+    paragraphs(&mut page, &DESCRIPTION);
+
+    page.control("SH", ["OPTIONS"]);
+    options(&mut page, &command);
+
+    page.control("SH", ["MOUNT OPTIONS"])
+        .text(rich(MOUNT_OPTIONS));
+    mount_options(&mut page);
+
+    page.control("SH", ["ENDING"]).text(rich(ENDING[0]));
+    for way in &ENDING[1..4] {
+        page.control("IP", ["\\(bu", "2"]).text(rich(way));
+    }
+    page.control("PP", []).text(rich(ENDING[4]));
+
+    page.control("SH", ["EXIT STATUS"]);
+    for (code, meaning) in ExitCode::ALL {
+        term(
+            &mut page,
+            vec![bold((code as u8).to_string())],
+            &marked(&sentence(meaning)),
+        );
+    }
+
+    page.control("SH", ["ENVIRONMENT"]);
+    for (name, meaning) in ENVIRONMENT {
+        term(&mut page, vec![bold(name)], meaning);
+    }
+
+    page.control("SH", ["FILES"]);
+    for (name, meaning) in FILES {
+        term(&mut page, vec![italic(name)], meaning);
+    }
+
+    page.control("SH", ["EXAMPLES"]);
+    for (what, line) in EXAMPLES {
+        term(&mut page, vec![bold(line)], what);
+    }
+
+    page.control("SH", ["SEE ALSO"]).text(rich(SEE_ALSO));
+    page.render()
+}
+
+/// The options of the command line, under the headings of `--help`.
+fn options(page: &mut Roff, command: &Command) {
+    let mut heading = None;
+    for arg in command.get_arguments() {
+        if arg.get_help_heading() != heading {
+            heading = arg.get_help_heading();
+            page.control("SS", heading);
+        }
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        term(page, option_head(arg), &marked(&sentence(&help)));
+        let takes_values = arg.get_num_args().is_some_and(|range| range.takes_values());
+        if !takes_values {
+            continue;
+        }
+        for value in arg.get_possible_values() {
+            let help = value
+                .get_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let is_default = arg
+                .get_default_values()
+                .iter()
+                .any(|default| default == value.get_name());
+            let default = if is_default { " (default)" } else { "" };
+            page.control("RS", [])
+                .control("TP", [])
+                .text([bold(value.get_name())]);
+            page.text([roman(sentence(&format!("{help}{default}")))])
+                .control("RE", []);
+        }
+    }
+}
+
+/// `-o LIST`, `--threads N`, `SRC`.
+fn option_head(arg: &Arg) -> Vec<Inline> {
+    let mut head = Vec::new();
+    if let Some(short) = arg.get_short() {
+        head.push(bold(format!("-{short}")));
+    }
+    if let Some(long) = arg.get_long() {
+        if !head.is_empty() {
+            head.push(roman(", "));
+        }
+        head.push(bold(format!("--{long}")));
+    }
+    if arg.get_num_args().is_some_and(|range| range.takes_values()) {
+        for name in arg.get_value_names().unwrap_or_default() {
+            if !head.is_empty() {
+                head.push(roman(" "));
+            }
+            head.push(italic(name.as_str()));
+        }
+    }
+    head
+}
+
+fn mount_options(page: &mut Roff) {
+    let (ignored, effective): (Vec<&Word>, Vec<&Word>) =
+        TABLE.iter().partition(|word| word.is_ignored());
+    for word in effective {
+        let mut head = vec![bold(word.name)];
+        if let Some(placeholder) = word.placeholder() {
+            head.extend([bold("="), italic(placeholder)]);
+        }
+        term(page, head, &marked(word.help));
+    }
+    page.control("PP", []).text(rich(IGNORED_OPTIONS));
+    // One item for each reason, which neighbours in the table share.
+    for group in ignored.chunk_by(|one, next| one.help == next.help) {
+        let mut head = Vec::new();
+        for word in group {
+            if !head.is_empty() {
+                head.push(roman(", "));
+            }
+            head.push(bold(word.name));
+        }
+        term(page, head, &marked(group[0].help));
+    }
+}
+
+fn paragraphs(page: &mut Roff, texts: &[&str]) {
+    for (index, text) in texts.iter().enumerate() {
+        // A section's heading starts a paragraph by itself.
+        if index > 0 {
+            page.control("PP", []);
+        }
+        page.text(rich(text));
+    }
+}
+
+fn term(page: &mut Roff, head: Vec<Inline>, body: &str) {
+    page.control("TP", []).text(head).text(rich(body));
+}
+
+/// `text` with a capital in front and a full stop behind, as sentences of a man page have.
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().into_iter().flat_map(char::to_uppercase);
+    let stop = if text.ends_with(['.', ']']) { "" } else { "." };
+    first.chain(characters).chain(stop.chars()).collect()
+}
+
+/// Plain text with the two operands marked as the page marks them everywhere.
+fn marked(text: &str) -> String {
+    text.replace("SRC", "|SRC|").replace("MNT", "|MNT|")
+}
+
+/// Text in which `` `bold` `` and `|italic|` are marked.
+fn rich(text: &str) -> Vec<Inline> {
+    let mut inlines = Vec::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(['`', '|']) {
+        let (before, marked) = rest.split_at(start);
+        let (mark, marked) = marked.split_at(1);
+        let (inside, after) = marked.split_once(mark).unwrap_or((marked, ""));
+        inlines.push(roman(before));
+        inlines.push(if mark == "`" {
+            bold(inside)
+        } else {
+            italic(inside)
+        });
+        rest = after;
+    }
+    inlines.push(roman(rest));
+    inlines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_become_fonts() {
+        let expected = vec![roman("a "), bold("b"), roman(" "), italic("c"), roman(".")];
+        assert_eq!(rich("a `b` |c|."), expected);
+    }
+
+    #[test]
+    fn help_becomes_a_sentence() {
+        assert_eq!(sentence("print this"), "Print this.");
+        assert_eq!(sentence("N threads [default: 2]"), "N threads [default: 2]");
+        assert_eq!(sentence(""), ".");
+    }
+
+    #[test]
+    fn the_page_has_every_option_word_and_code() {
+        let page = man_page()
+            .replace("\\-", "-")
+            .replace("\\fR", "")
+            .replace("\\fB", "");
+        for word in TABLE {
+            assert!(page.contains(word.name), "{}", word.name);
+        }
+        for arg in Cli::command().get_arguments() {
+            if let Some(long) = arg.get_long() {
+                assert!(page.contains(&format!("--{long}")), "{long}");
+            }
+        }
+    }
+}

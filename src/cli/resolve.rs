@@ -1,0 +1,316 @@
+//! From what was typed to what was meant: paths made absolute, lists applied, defaults filled in.
+//!
+//! SRC is followed through every symlink, once, here. MNT is treated with care: a dead or stuck mount
+//! may be on it, and asking such a mount anything fails or hangs. So only its parent is resolved, and a
+//! symlink in its last component by reading the link, which the kernel refuses for a mounted directory
+//! without asking its file system (`do_readlinkat`). What is at MNT is `attach`'s to judge.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use crate::config::Config;
+use crate::exit::{ExitCode, Failure};
+use crate::options::Options;
+use crate::sys::process::is_root;
+
+use super::Cli;
+
+/// As many symlinks in a row as the kernel follows (`MAXSYMLINKS`).
+const MOST_LINKS: usize = 40;
+
+/// What of the surroundings decides defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Environment {
+    /// Run by root.
+    pub privileged: bool,
+    /// CPUs that this process may use.
+    pub cpus: NonZeroUsize,
+}
+
+impl Environment {
+    /// This process's.
+    #[must_use]
+    pub fn current() -> Self {
+        Self {
+            privileged: is_root(),
+            cpus: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        }
+    }
+
+    /// One thread serves a single caller fastest, two serve two; a third and fourth pay off under load,
+    /// more than there are CPUs never. Two at least, so that a slow read does not hold up everything.
+    fn default_threads(self) -> NonZeroUsize {
+        const LEAST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+        const MOST: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+        self.cpus.clamp(LEAST, MOST)
+    }
+}
+
+impl Cli {
+    /// What the user meant. Remarks about accepted options go to the log.
+    ///
+    /// # Errors
+    /// One line: a mount option that is wrong ([`ExitCode::Usage`]), or SRC or MNT that can't be used
+    /// ([`ExitCode::MountFailed`]).
+    pub fn resolve(self, environment: &Environment) -> Result<Config, Failure> {
+        let logging = self.logging();
+        let mut options = Options::defaults(environment.privileged);
+        for list in &self.options {
+            options.apply(list)?;
+        }
+        for remark in &options.remarks {
+            log::info!("{remark}");
+        }
+        options.mount.read_only |= self.read_only;
+        Ok(Config {
+            source: source(&self.source)?,
+            target: target(&self.target)?,
+            foreground: self.foreground || self.debug,
+            make_target: self.mkdir,
+            replace_stale: self.replace_stale,
+            threads: self
+                .threads
+                .or(options.threads)
+                .unwrap_or_else(|| environment.default_threads()),
+            mount: options.mount,
+            caching: options.caching,
+            drain_timeout: self.drain_timeout.unwrap_or(options.drain_timeout),
+            logging,
+        })
+    }
+}
+
+/// SRC, absolute and without symlinks; a directory.
+fn source(typed: &Path) -> Result<PathBuf, Failure> {
+    let resolved = typed
+        .canonicalize()
+        .map_err(|error| unusable("SRC", typed, &error))?;
+    let metadata = resolved
+        .metadata()
+        .map_err(|error| unusable("SRC", typed, &error))?;
+    if metadata.is_dir() {
+        Ok(resolved)
+    } else {
+        Err(unusable("SRC", typed, &io::ErrorKind::NotADirectory.into()))
+    }
+}
+
+/// MNT, absolute and without symlinks, without asking what is mounted there; it may not exist.
+fn target(typed: &Path) -> Result<PathBuf, Failure> {
+    let unusable = |error| unusable("MNT", typed, &error);
+    let mut path = typed.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Some(name) = path.file_name() else {
+            // `/`, `.` or ends in `..`: no name to keep apart.
+            return path.canonicalize().map_err(unusable);
+        };
+        let parent = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let parent = parent.canonicalize().map_err(unusable)?;
+        let resolved = parent.join(name);
+        match resolved.read_link() {
+            Ok(link) => path = parent.join(link),
+            // No symlink, or nothing there.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::NotFound
+                ) =>
+            {
+                return Ok(resolved);
+            }
+            Err(error) => return Err(unusable(error)),
+        }
+    }
+    Err(Failure::new(
+        ExitCode::MountFailed,
+        format!("MNT '{}': too many symbolic links", typed.display()),
+    ))
+}
+
+/// The one clear line.
+fn unusable(which: &str, path: &Path, error: &io::Error) -> Failure {
+    let reason = match (which, error.kind()) {
+        ("SRC", io::ErrorKind::NotFound) => "no such file or directory",
+        (_, io::ErrorKind::NotFound) => {
+            "no such file or directory (nor the one that should hold it)"
+        }
+        ("SRC", io::ErrorKind::NotADirectory) => "not a directory",
+        (_, io::ErrorKind::NotADirectory) => "not a directory on the way to it",
+        (_, io::ErrorKind::PermissionDenied) => "permission denied on the way to it",
+        (_, io::ErrorKind::NotConnected) => {
+            "on a dead mount (Transport endpoint is not connected); unmount that one first"
+        }
+        _ => &error.to_string(),
+    };
+    let message = format!("{which} '{}': {reason}", path.display());
+    Failure::new(ExitCode::MountFailed, message)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::ffi::OsString;
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+    use std::time::Duration;
+
+    use crate::config::Limit;
+
+    use super::*;
+
+    const ROOT: Environment = Environment {
+        privileged: true,
+        cpus: NonZeroUsize::MIN,
+    };
+
+    fn resolve(
+        environment: &Environment,
+        args: &[&str],
+        source: &Path,
+        target: &Path,
+    ) -> Result<Config, Failure> {
+        let args = ["loopfs"].iter().chain(args).map(OsString::from);
+        Cli::parse_from_args(args.chain([source.into(), target.into()]))
+            .unwrap()
+            .unwrap()
+            .resolve(environment)
+    }
+
+    fn resolved(args: &[&str]) -> Config {
+        resolve(&ROOT, args, Path::new("/"), Path::new("/")).unwrap()
+    }
+
+    #[test]
+    fn defaults_follow_the_surroundings() {
+        let root = resolved(&[]);
+        assert!(root.mount.allow_other && root.mount.default_permissions && !root.mount.nosuid);
+        assert!(!root.foreground && !root.make_target && !root.replace_stale);
+        assert_eq!(root.drain_timeout, Limit::After(Duration::from_secs(10)));
+        let user = Environment {
+            privileged: false,
+            ..ROOT
+        };
+        let user = resolve(&user, &[], Path::new("/"), Path::new("/")).unwrap();
+        assert!(!user.mount.allow_other && !user.mount.default_permissions && user.mount.nosuid);
+    }
+
+    #[test]
+    fn threads_follow_the_cpus() {
+        for (cpus, threads) in [(1, 2), (2, 2), (3, 3), (4, 4), (64, 4)] {
+            let environment = Environment {
+                cpus: NonZeroUsize::new(cpus).unwrap(),
+                ..ROOT
+            };
+            assert_eq!(environment.default_threads().get(), threads, "{cpus} CPUs");
+        }
+    }
+
+    #[test]
+    fn an_option_of_its_own_wins_over_the_list() {
+        let config = resolved(&[
+            "--threads=7",
+            "-o",
+            "threads=3,drain_timeout=1,rw",
+            "--drain-timeout=never",
+            "-r",
+        ]);
+        assert_eq!(config.threads.get(), 7);
+        assert_eq!(config.drain_timeout, Limit::Never);
+        assert!(config.mount.read_only);
+        let config = resolved(&["-o", "threads=3,drain_timeout=0.5"]);
+        assert_eq!(config.threads.get(), 3);
+        assert_eq!(
+            config.drain_timeout,
+            Limit::After(Duration::from_millis(500))
+        );
+    }
+
+    #[test]
+    fn debug_stays_in_the_foreground() {
+        assert!(resolved(&["-d"]).foreground);
+    }
+
+    #[test]
+    fn symlinks_are_followed_once_and_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(base.join("real/mnt")).unwrap();
+        symlink("real", base.join("link")).unwrap();
+        symlink("link/mnt", base.join("chain")).unwrap();
+        symlink("chain", base.join("longer")).unwrap();
+        for typed in [
+            "real/mnt",
+            "link/mnt",
+            "chain",
+            "longer",
+            "real/mnt/",
+            "real/./mnt/.",
+            "real/mnt/../mnt",
+        ] {
+            let config = resolve(&ROOT, &[], &base.join(typed), &base.join(typed)).unwrap();
+            assert_eq!(config.source, base.join("real/mnt"), "{typed}");
+            assert_eq!(config.target, base.join("real/mnt"), "{typed}");
+        }
+        let config = resolve(&ROOT, &[], &base, &base.join("real/mnt/..")).unwrap();
+        assert_eq!(config.target, base.join("real"));
+    }
+
+    #[test]
+    fn a_target_need_not_exist_but_its_parent_must() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        let config = resolve(&ROOT, &[], &base, &base.join("new")).unwrap();
+        assert_eq!(config.target, base.join("new"));
+        let failure = resolve(&ROOT, &[], &base, &base.join("no/new")).unwrap_err();
+        assert_eq!(failure.code, ExitCode::MountFailed);
+        assert!(
+            failure.message.contains("nor the one that should hold it"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn an_unusable_path_is_one_clear_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path();
+        File::create(base.join("file")).unwrap();
+        symlink("loop", base.join("loop")).unwrap();
+        let line = |source: &str, target: &str| {
+            let failure = resolve(&ROOT, &[], &base.join(source), &base.join(target)).unwrap_err();
+            assert_eq!(failure.code, ExitCode::MountFailed);
+            failure.message.replace(&format!("{}/", base.display()), "")
+        };
+        assert_eq!(line("none", ""), "SRC 'none': no such file or directory");
+        assert_eq!(line("file", ""), "SRC 'file': not a directory");
+        assert_eq!(line("file/x", ""), "SRC 'file/x': not a directory");
+        assert_eq!(
+            line("", "file/x"),
+            "MNT 'file/x': not a directory on the way to it"
+        );
+        assert_eq!(line("", "loop"), "MNT 'loop': too many symbolic links");
+        assert_eq!(
+            line("loop", ""),
+            "SRC 'loop': Too many levels of symbolic links (os error 40)"
+        );
+    }
+
+    #[test]
+    fn every_refusal_has_its_words() {
+        let line =
+            |which, kind: io::ErrorKind| unusable(which, Path::new("p"), &kind.into()).message;
+        assert_eq!(
+            line("SRC", io::ErrorKind::PermissionDenied),
+            "SRC 'p': permission denied on the way to it"
+        );
+        assert_eq!(
+            line("SRC", io::ErrorKind::NotConnected),
+            "SRC 'p': on a dead mount (Transport endpoint is not connected); unmount that one first"
+        );
+    }
+}

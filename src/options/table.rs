@@ -1,0 +1,373 @@
+//! Every word that `-o` knows, with what it does and its line in the man page. This table is the only
+//! list: the parser, the suggestions and loopfs(1) are all made from it.
+
+use std::ffi::OsStr;
+
+use crate::config::MountOptions;
+
+use super::Options;
+use super::value::{self, LIMIT, MAX_READ, SECONDS, THREADS};
+
+/// One word of the `-o` list.
+#[derive(Debug)]
+pub struct Word {
+    /// As it is written; a trailing `*` stands for any ending.
+    pub name: &'static str,
+    /// Its line in the man page.
+    pub help: &'static str,
+    /// What it does.
+    pub(super) effect: Effect,
+}
+
+impl Word {
+    /// The placeholder for its value, if it needs one: `SECONDS` in `attr_timeout=SECONDS`.
+    #[must_use]
+    pub fn placeholder(&self) -> Option<&'static str> {
+        match self.effect {
+            Effect::Value { placeholder, .. } => Some(placeholder),
+            Effect::Switch(..)
+            | Effect::Flag(_)
+            | Effect::UserMount(_)
+            | Effect::Ignored
+            | Effect::Refused(_) => None,
+        }
+    }
+
+    /// Whether the word is accepted only because others pass it on.
+    #[must_use]
+    pub fn is_ignored(&self) -> bool {
+        matches!(self.effect, Effect::Ignored)
+    }
+
+    pub(super) fn matches(&self, name: &OsStr) -> bool {
+        match self.name.strip_suffix('*') {
+            Some(prefix) => name.as_encoded_bytes().starts_with(prefix.as_bytes()),
+            None => name == self.name,
+        }
+    }
+}
+
+/// What a word does.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Takes no value, and switches one thing on or off.
+    Switch(Field, bool),
+    /// Takes no value.
+    Flag(fn(&mut Options)),
+    /// `user` and its kin: a flag that mount(8) may pass on with the name of the user as its value.
+    UserMount(fn(&mut Options)),
+    /// Needs a value; `form` says in words which ones, `set` answers `None` for any other.
+    Value {
+        placeholder: &'static str,
+        form: &'static str,
+        set: fn(&mut Options, &OsStr) -> Option<()>,
+    },
+    /// For somebody else; with or without a value.
+    Ignored,
+    /// Known, and never possible: why, and what to do instead.
+    Refused(&'static str),
+}
+
+type Field = fn(&mut MountOptions) -> &mut bool;
+
+const fn on(name: &'static str, help: &'static str, field: Field) -> Word {
+    Word {
+        name,
+        help,
+        effect: Effect::Switch(field, true),
+    }
+}
+
+const fn off(name: &'static str, help: &'static str, field: Field) -> Word {
+    Word {
+        name,
+        help,
+        effect: Effect::Switch(field, false),
+    }
+}
+
+const fn flag(name: &'static str, help: &'static str, set: fn(&mut Options)) -> Word {
+    Word {
+        name,
+        help,
+        effect: Effect::Flag(set),
+    }
+}
+
+const fn user_mount(name: &'static str, help: &'static str, set: fn(&mut Options)) -> Word {
+    Word {
+        name,
+        help,
+        effect: Effect::UserMount(set),
+    }
+}
+
+const fn ignored(name: &'static str, help: &'static str) -> Word {
+    Word {
+        name,
+        help,
+        effect: Effect::Ignored,
+    }
+}
+
+const fn seconds(
+    name: &'static str,
+    help: &'static str,
+    set: fn(&mut Options, &OsStr) -> Option<()>,
+) -> Word {
+    Word {
+        name,
+        help,
+        effect: Effect::Value {
+            placeholder: "SECONDS",
+            form: SECONDS,
+            set,
+        },
+    }
+}
+
+/// The words, in the order of the man page.
+pub static TABLE: &[Word] = &[
+    // What may be done through the mount.
+    off("rw", "Changes are allowed (default).", |m| &mut m.read_only),
+    on(
+        "ro",
+        "Nothing can be changed through the mount; the same as -r.",
+        |m| &mut m.read_only,
+    ),
+    off(
+        "suid",
+        "Set-user-ID bits and file capabilities count (default for root).",
+        |m| &mut m.nosuid,
+    ),
+    on(
+        "nosuid",
+        "Set-user-ID bits and file capabilities have no effect (default for other users).",
+        |m| &mut m.nosuid,
+    ),
+    off(
+        "dev",
+        "Device nodes can be opened (default for root).",
+        |m| &mut m.nodev,
+    ),
+    on(
+        "nodev",
+        "Device nodes can't be opened (default for other users).",
+        |m| &mut m.nodev,
+    ),
+    off("exec", "Programs can be executed (default).", |m| {
+        &mut m.noexec
+    }),
+    on("noexec", "Nothing can be executed.", |m| &mut m.noexec),
+    on(
+        "sync",
+        "Writes reach the storage before they return.",
+        |m| &mut m.sync,
+    ),
+    off(
+        "async",
+        "Writes are buffered as the file system of SRC does it (default).",
+        |m| &mut m.sync,
+    ),
+    on(
+        "dirsync",
+        "Changes of directories reach the storage before they return.",
+        |m| &mut m.dirsync,
+    ),
+    // Who may use it.
+    flag(
+        "allow_other",
+        "Every user may use the mount (default for root).",
+        |o| {
+            o.mount.allow_other = true;
+            o.mount.allow_root = false;
+        },
+    ),
+    off(
+        "noallow_other",
+        "Only the user who mounted it may use the mount (default for other users).",
+        |m| &mut m.allow_other,
+    ),
+    flag(
+        "allow_root",
+        "Only the user who mounted it and root may use the mount; replaces allow_other.",
+        |o| {
+            o.mount.allow_root = true;
+            o.mount.allow_other = false;
+        },
+    ),
+    on(
+        "default_permissions",
+        "The kernel checks modes and access control lists (default for root).",
+        |m| &mut m.default_permissions,
+    ),
+    off(
+        "nodefault_permissions",
+        "Only the file system of SRC checks, as the user who mounted.",
+        |m| &mut m.default_permissions,
+    ),
+    // How it is shown.
+    Word {
+        name: "fsname",
+        help: "The source that the mount table shows (default: SRC). A comma in it needs a backslash in front.",
+        effect: Effect::Value {
+            placeholder: "TEXT",
+            form: "a text of at least one character",
+            set: |o, text| (!text.is_empty()).then(|| o.mount.fsname = Some(text.to_owned())),
+        },
+    },
+    Word {
+        name: "subtype",
+        help: "The type that the mount table shows behind 'fuse.' (default: loopfs).",
+        effect: Effect::Value {
+            placeholder: "TEXT",
+            form: "a text of at least one character",
+            set: |o, text| (!text.is_empty()).then(|| text.clone_into(&mut o.mount.subtype)),
+        },
+    },
+    // What the kernel may keep, and how it asks.
+    seconds(
+        "entry_timeout",
+        "How long the kernel may keep a name and what it stands for (default: 1).",
+        |o, text| {
+            o.caching.entry = value::seconds(text.to_str()?).ok()?;
+            Some(())
+        },
+    ),
+    seconds(
+        "attr_timeout",
+        "How long the kernel may keep the attributes of a file (default: 1).",
+        |o, text| {
+            o.caching.attr = value::seconds(text.to_str()?).ok()?;
+            Some(())
+        },
+    ),
+    seconds(
+        "negative_timeout",
+        "How long the kernel may keep that a name does not exist (default: 0, not at all).",
+        |o, text| {
+            o.caching.negative = value::seconds(text.to_str()?).ok()?;
+            Some(())
+        },
+    ),
+    Word {
+        name: "max_read",
+        help: "The largest read request (default: the largest that the kernel makes).",
+        effect: Effect::Value {
+            placeholder: "BYTES",
+            form: MAX_READ,
+            set: |o, text| {
+                o.mount.max_read = Some(value::max_read(text.to_str()?).ok()?);
+                Some(())
+            },
+        },
+    },
+    Word {
+        name: "threads",
+        help: "The same as --threads, which wins over it.",
+        effect: Effect::Value {
+            placeholder: "N",
+            form: THREADS,
+            set: |o, text| {
+                o.threads = Some(value::threads(text.to_str()?).ok()?);
+                Some(())
+            },
+        },
+    },
+    Word {
+        name: "drain_timeout",
+        help: "The same as --drain-timeout, which wins over it.",
+        effect: Effect::Value {
+            placeholder: "SECONDS|never",
+            form: LIMIT,
+            set: |o, text| {
+                o.drain_timeout = value::limit(text.to_str()?).ok()?;
+                Some(())
+            },
+        },
+    },
+    // Access times: the kernel keeps none for FUSE (fuse_iget sets S_NOATIME); SRC keeps its own.
+    on(
+        "noatime",
+        "Shown in the mount table. Access times are those of SRC in any case.",
+        |m| &mut m.noatime,
+    ),
+    off("atime", "Undoes noatime (default).", |m| &mut m.noatime),
+    ignored("relatime", "Access times are those of SRC."),
+    ignored("norelatime", "Access times are those of SRC."),
+    ignored("strictatime", "Access times are those of SRC."),
+    ignored("nostrictatime", "Access times are those of SRC."),
+    ignored("diratime", "Access times are those of SRC."),
+    ignored("nodiratime", "Access times are those of SRC."),
+    ignored("lazytime", "Times are those of SRC."),
+    ignored("nolazytime", "Times are those of SRC."),
+    // What a user may mount, as mount(8) says: owner and group imply no noexec.
+    user_mount(
+        "user",
+        "From fstab(5): implies noexec, nosuid and nodev unless a later word says otherwise.",
+        |o| {
+            o.mount.noexec = true;
+            restrict(o);
+        },
+    ),
+    user_mount("users", "The same as user.", |o| {
+        o.mount.noexec = true;
+        restrict(o);
+    }),
+    user_mount(
+        "owner",
+        "From fstab(5): implies nosuid and nodev unless a later word says otherwise.",
+        restrict,
+    ),
+    user_mount("group", "The same as owner.", restrict),
+    // What fstab(5), mount(8), systemd and other FUSE programs pass on.
+    ignored("defaults", "Changes nothing."),
+    ignored("nouser", "For mount(8)."),
+    ignored("noowner", "For mount(8)."),
+    ignored("nogroup", "For mount(8)."),
+    ignored("auto", "For mount(8)."),
+    ignored("noauto", "For mount(8)."),
+    ignored("nofail", "For mount(8) and systemd."),
+    ignored("_netdev", "For mount(8) and systemd."),
+    ignored("_rnetdev", "For mount(8)."),
+    ignored("uhelper", "For umount(8)."),
+    ignored("helper", "For umount(8)."),
+    ignored(
+        "silent",
+        "For the kernel, which has nothing to be silent about.",
+    ),
+    ignored(
+        "loud",
+        "For the kernel, which has nothing to be loud about.",
+    ),
+    ignored("comment", "A comment in fstab(5)."),
+    ignored("x-*", "For other programs, as fstab(5) says."),
+    ignored("X-*", "For other programs, as fstab(5) says."),
+    ignored(
+        "nonempty",
+        "The default: MNT need not be empty, as with mount(8).",
+    ),
+    flag(
+        "auto_unmount",
+        "Not needed: loopfs unmounts at every orderly end.",
+        |o| {
+            o.remarks.push(
+            "mount option 'auto_unmount' is not needed and has no effect: loopfs unmounts at every orderly end, \
+             and --replace-stale clears what a crash leaves"
+                .to_owned(),
+        );
+        },
+    ),
+    Word {
+        name: "remount",
+        help: "An error: unmount and mount again.",
+        effect: Effect::Refused(
+            "loopfs can't change a mount that exists; unmount it and mount it again",
+        ),
+    },
+];
+
+fn restrict(options: &mut Options) {
+    options.mount.nosuid = true;
+    options.mount.nodev = true;
+}
