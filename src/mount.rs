@@ -1,0 +1,232 @@
+//! The story of one mount: prepare, attach, serve once, detach. The only place that knows everybody.
+//!
+//! The order is what makes it safe. Signals are recorded before there is anything to take down.
+//! The mount is served and tried out while nobody can see it, and published last: a start-up that
+//! fails has touched nothing. From then on the control thread alone decides when it is over.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
+use std::thread::{self, JoinHandle};
+
+use crate::attach::{self, Attachment, DeviceNumber, Pending};
+use crate::config::Config;
+use crate::daemon::Ready;
+use crate::exit::{ExitCode, Failure};
+use crate::fuse::{self, Ended, Server};
+use crate::lifecycle::{
+    self, Cause, Detach, Detached, Ending, Gate, Identity, Limits, Mounted, Served, Shutdown, Signals,
+};
+use crate::loopback::Loopback;
+use crate::observe::faults::{self, Faults};
+use crate::observe::{Counters, Outcome};
+use crate::sync::{Arc, OnceLock};
+use crate::sys;
+
+/// Mounts, serves until the end, and takes everything down again. `ready` is told once the mount
+/// can be used; an error before that leaves nothing behind.
+pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
+    let signals = Signals::install().map_err(|error| system("can't take over signals", &error))?;
+    check_surroundings()?;
+    let tree = open_source(config)?;
+    stop_if_asked(&signals)?;
+    let mut pending = attach::prepare(config).map_err(attach_failure)?;
+    let covered = pending.covered();
+    if let Some(device) = pending.device_number() {
+        shield(&tree, config, device, covered);
+    }
+    let gate = Arc::new(Gate::new());
+    let counters = Arc::new(Counters::new());
+    let device = pending.take_device().map_err(attach_failure)?;
+    let server = handshake(config, &tree, device, &gate, &counters)?;
+    log::info!("{}", server.negotiated());
+    let shutdown = Shutdown::new().map_err(|error| system("can't make an eventfd", &error))?;
+    let mounted = Arc::new(OnceLock::new());
+    let serving = start_serving(server, shutdown.clone(), Arc::clone(&mounted))?;
+    // Said before it is true: whoever unmounts in the very moment of the publishing ends a mount
+    // that was there, not a start-up. Nothing acts on it before the control thread runs.
+    shutdown.started();
+    let attachment = match publish(pending, &signals) {
+        Ok(attachment) => Arc::new(attachment),
+        Err(failure) => {
+            // The detached mount went with `pending`, so serving ends by itself.
+            let _ = serving.join();
+            return Err(failure);
+        }
+    };
+    let _ = mounted.set(Arc::clone(&attachment));
+    let limits = Limits { drain: config.drain_timeout, ..Limits::default() };
+    let ours: Arc<dyn Mounted> = Arc::new(Ours(Arc::clone(&attachment)));
+    let control = lifecycle::spawn_control(signals, shutdown.clone(), ours, gate, limits)
+        .map_err(|error| system("can't start the control thread", &error))?;
+    log::info!("serving {} at {}", config.source.display(), config.target.display());
+    let unheard = ready.tell().err();
+    if unheard.is_some() {
+        // Whoever asked for the mount believes that it failed: then it must not be there.
+        shutdown.request(Cause::StartupFailed(ExitCode::System));
+    }
+
+    let ending = joined(control);
+    if let Ending::Finished(_) = ending {
+        // Serving has ended: this waits for nothing but the thread's last steps.
+        let _ = serving.join();
+    }
+    attachment.remove_made_target();
+    say_what_was(&tree, &counters);
+    match unheard {
+        None => Ok(ending.exit_code()),
+        Some(error) => Err(system("can't say that the mount is ready", &error)),
+    }
+}
+
+/// What loopfs can't do without, and what it takes of its surroundings.
+fn check_surroundings() -> Result<(), Failure> {
+    if !sys::fs::proc_works() {
+        let text = "/proc is not mounted, and files are opened through it: mount -t proc proc /proc";
+        return Err(Failure::new(ExitCode::System, text));
+    }
+    let files = sys::fs::raise_file_limit();
+    log::debug!("limit on open files, one for each inode that the kernel remembers: {files}");
+    Ok(())
+}
+
+fn open_source(config: &Config) -> Result<Arc<Loopback>, Failure> {
+    Loopback::open(&config.source).map(Arc::new).map_err(|error| {
+        let text = format!("source {}: {}", config.source.display(), error.errno());
+        Failure::new(ExitCode::MountFailed, text)
+    })
+}
+
+/// Tells the tree where its own mount is, so that it is never entered. What it covers can only be
+/// seen below SRC if it lies there; elsewhere its descriptor would just keep a file system busy.
+fn shield(tree: &Loopback, config: &Config, device: DeviceNumber, covered: Option<OwnedFd>) {
+    let covered = covered.filter(|_| config.target.starts_with(&config.source));
+    tree.shield(sys::fs::device_number(device.major, device.minor), covered);
+}
+
+fn handshake(
+    config: &Config,
+    tree: &Arc<Loopback>,
+    device: OwnedFd,
+    gate: &Arc<Gate>,
+    counters: &Arc<Counters>,
+) -> Result<Server, Failure> {
+    let list = std::env::var(faults::VARIABLE).unwrap_or_default();
+    let faults = Faults::parse(&list).map_err(|word| {
+        let text = format!("{}: '{word}' is no fault; write OPERATION=panic or =ERRNO", faults::VARIABLE);
+        Failure::new(ExitCode::Usage, text)
+    })?;
+    let options = fuse::Options {
+        threads: config.threads,
+        caching: config.caching,
+        read_only: config.mount.read_only,
+        kernel_checks: config.mount.default_permissions,
+        root_and_owner_only: config.mount.allow_root && !config.mount.allow_other,
+        faults,
+    };
+    Server::handshake(Arc::clone(tree), device, options, Arc::clone(gate), Arc::clone(counters))
+        .map_err(|error| system("the handshake with the kernel failed", &error))
+}
+
+/// Serves on a thread of its own, and tells `shutdown` when that is over.
+fn start_serving(
+    server: Server,
+    shutdown: Shutdown,
+    mounted: Arc<OnceLock<Arc<Attachment>>>,
+) -> Result<JoinHandle<()>, Failure> {
+    let serve = move || {
+        let Ended { result } = server.run();
+        let how = match result {
+            Ok(()) => Served::Closed,
+            Err(error) => {
+                log::error!("serving failed: {error}");
+                Served::Failed
+            }
+        };
+        shutdown.serving_ended(how, mounted.get().is_some_and(|mount| mount.is_present()));
+    };
+    let builder = thread::Builder::new().name("loopfs-serve".to_owned());
+    builder.spawn(serve).map_err(|error| system("can't start the serving thread", &error))
+}
+
+/// Tries the mount out and makes it visible.
+fn publish(pending: Pending, signals: &Signals) -> Result<Attachment, Failure> {
+    pending.self_test().map_err(attach_failure)?;
+    stop_if_asked(signals)?;
+    pending.publish().map_err(attach_failure)
+}
+
+fn stop_if_asked(signals: &Signals) -> Result<(), Failure> {
+    match signals.pending_stop() {
+        None => Ok(()),
+        Some(signal) => {
+            let text = format!("{signal} came before the mount was ready; nothing is mounted");
+            Err(Failure::new(ExitCode::Interrupted, text))
+        }
+    }
+}
+
+fn joined(control: JoinHandle<Ending>) -> Ending {
+    // A panic of the control thread is a bug that must not pass for an orderly end. Unwinding from
+    // here drops the attachment, which detaches the mount.
+    control.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+fn say_what_was(tree: &Loopback, counters: &Counters) {
+    log::debug!(
+        "answered {} requests, {} with an error, {} after a panic; {} inodes and {} handles left",
+        counters.total(Outcome::Served),
+        counters.total(Outcome::Failed),
+        counters.total(Outcome::Panicked),
+        tree.known_inodes(),
+        tree.open_handles(),
+    );
+}
+
+fn attach_failure(error: attach::AttachError) -> Failure {
+    Failure::new(error.exit_code(), error.to_string())
+}
+
+fn system(what: &str, error: &io::Error) -> Failure {
+    Failure::new(ExitCode::System, format!("{what}: {error}"))
+}
+
+/// The attachment as the way out sees it.
+struct Ours(Arc<Attachment>);
+
+impl Mounted for Ours {
+    fn is_present(&self) -> bool {
+        self.0.is_present()
+    }
+
+    fn is_covered(&self) -> bool {
+        self.0.is_covered()
+    }
+
+    fn detach(&self, how: Detach) -> io::Result<Detached> {
+        let how = match how {
+            Detach::Polite => attach::Detach::Polite,
+            Detach::Lazy => attach::Detach::Lazy,
+        };
+        match self.0.detach(how) {
+            Ok(attach::Detached::Done) => Ok(Detached::Done),
+            Ok(attach::Detached::AlreadyGone) => Ok(Detached::AlreadyGone),
+            Ok(attach::Detached::Busy) => Ok(Detached::Busy),
+            Ok(attach::Detached::Covered) => Ok(Detached::Covered),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        }
+    }
+
+    fn abort_connection(&self) -> io::Result<()> {
+        self.0.abort_connection()
+    }
+
+    fn identity(&self) -> Identity {
+        let device = self.0.device_number();
+        Identity {
+            target: self.0.target().to_owned(),
+            device: Some((device.major, device.minor)),
+            mount_id: u32::try_from(self.0.mount_id()).ok(),
+        }
+    }
+}
