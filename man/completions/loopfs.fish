@@ -1,0 +1,15 @@
+complete -c loopfs -s o -d 'Mount options, separated by commas; a later one wins. MOUNT OPTIONS in loopfs(1) has the list' -r
+complete -c loopfs -l threads -d 'Serve with N threads, 1 to 64 [default: one for each CPU, at least 2, at most 4]' -r
+complete -c loopfs -l drain-timeout -d 'How long open files may delay the end that a signal asks for [default: 10]' -r
+complete -c loopfs -l log-format -d 'The shape of messages on stderr' -r -f -a "auto\t'As journal if stderr is the journal\'s, else as text'
+text\t'Lines for people'
+journal\t'Lines with a syslog priority in front'
+json\t'One JSON object a line'"
+complete -c loopfs -s r -l read-only -d 'Nothing can be changed through the mount; wins over \'-o rw\''
+complete -c loopfs -l mkdir -d 'Make MNT first, and remove it at the end'
+complete -c loopfs -l replace-stale -d 'If a dead mount is found at MNT ("Transport endpoint is not connected"), detach it first'
+complete -c loopfs -s f -l foreground -d 'Stay in the foreground instead of returning when the mount can be used'
+complete -c loopfs -s v -l verbose -d 'Say more: once for what loopfs does, twice for each request. RUST_LOG wins over it'
+complete -c loopfs -s d -l debug -d 'The same as -f -vv'
+complete -c loopfs -s h -l help -d 'Print this help'
+complete -c loopfs -s V -l version -d 'Print the version'
