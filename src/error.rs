@@ -33,7 +33,7 @@ impl Error {
     /// The mount is read-only.
     pub const READ_ONLY: Self = Self::new(Errno::ROFS, "changing a read-only mount");
     /// The connection is being given up.
-    pub const CLOSING: Self = Self::new(Errno::NODEV, "entering while shutting down");
+    pub const CLOSING: Self = Self::new(Errno::NOTCONN, "entering while shutting down");
     /// Our own mount, reached through SRC by a way on which it covers nothing that can be shown.
     pub const OWN_MOUNT: Self = Self::new(Errno::LOOP, "entering our own mount");
     /// An operation on the wrong type of object.

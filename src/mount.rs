@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::thread::{self, JoinHandle};
 
-use crate::attach::{self, Attachment, DeviceNumber, Pending};
+use crate::attach::{self, AttachError, Attachment, DeviceNumber, Pending};
 use crate::config::Config;
 use crate::daemon::Ready;
 use crate::exit::{ExitCode, Failure};
@@ -30,14 +30,14 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     check_surroundings()?;
     let tree = open_source(config)?;
     stop_if_asked(&signals)?;
-    let mut pending = attach::prepare(config).map_err(attach_failure)?;
+    let mut pending = attach::prepare(config).map_err(|error| attach_failure(&error))?;
     let covered = pending.covered();
     if let Some(device) = pending.device_number() {
         shield(&tree, config, device, covered);
     }
     let gate = Arc::new(Gate::new());
     let counters = Arc::new(Counters::new());
-    let device = pending.take_device().map_err(attach_failure)?;
+    let device = pending.take_device().map_err(|error| attach_failure(&error))?;
     let server = handshake(config, &tree, device, &gate, &counters)?;
     log::info!("{}", server.negotiated());
     let shutdown = Shutdown::new().map_err(|error| system("can't make an eventfd", &error))?;
@@ -124,7 +124,7 @@ fn handshake(
         root_and_owner_only: config.mount.allow_root && !config.mount.allow_other,
         faults,
     };
-    Server::handshake(Arc::clone(tree), device, options, Arc::clone(gate), Arc::clone(counters))
+    Server::handshake(Arc::clone(tree), device, &options, Arc::clone(gate), Arc::clone(counters))
         .map_err(|error| system("the handshake with the kernel failed", &error))
 }
 
@@ -135,6 +135,9 @@ fn start_serving(
     mounted: Arc<OnceLock<Arc<Attachment>>>,
 ) -> Result<JoinHandle<()>, Failure> {
     let serve = move || {
+        if let Err(error) = sys::process::leave_signals_to_others() {
+            log::warn!("signals may interrupt requests: {error}");
+        }
         let Ended { result } = server.run();
         let how = match result {
             Ok(()) => Served::Closed,
@@ -151,9 +154,9 @@ fn start_serving(
 
 /// Tries the mount out and makes it visible.
 fn publish(pending: Pending, signals: &Signals) -> Result<Attachment, Failure> {
-    pending.self_test().map_err(attach_failure)?;
+    pending.self_test().map_err(|error| attach_failure(&error))?;
     stop_if_asked(signals)?;
-    pending.publish().map_err(attach_failure)
+    pending.publish().map_err(|error| attach_failure(&error))
 }
 
 fn stop_if_asked(signals: &Signals) -> Result<(), Failure> {
@@ -183,7 +186,7 @@ fn say_what_was(tree: &Loopback, counters: &Counters) {
     );
 }
 
-fn attach_failure(error: attach::AttachError) -> Failure {
+fn attach_failure(error: &AttachError) -> Failure {
     Failure::new(error.exit_code(), error.to_string())
 }
 

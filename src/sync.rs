@@ -8,9 +8,13 @@ pub use std::sync::{
 };
 
 #[cfg(loom)]
-pub use loom::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic};
+pub use loom::sync::{
+    Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic,
+};
+// loom's `Arc` has no `Weak` and can't become an `Arc<dyn Trait>`; no model here is about counting
+// references.
 #[cfg(loom)]
-pub use std::sync::{OnceLock, PoisonError, Weak};
+pub use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 /// Locks `mutex` even if a panic poisoned it: what it guards is kept consistent at every step, and
 /// a panic in one operation (answered with EIO, logged, counted) must not stop all the others.

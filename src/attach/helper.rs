@@ -21,9 +21,9 @@ use rustix::net::{
 };
 
 use super::error::{AttachError, AttachErrorKind as Kind, one_line, shown};
-use super::limit::readable;
 use super::table::Label;
 use crate::config::MountOptions;
+use crate::sys::ask::readable;
 
 const NAME: &str = "fusermount3";
 
@@ -108,7 +108,7 @@ fn is_program(path: &Path) -> bool {
 /// and with messages that can be read by a program.
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.env("LC_ALL", "C").current_dir("/").process_group(0);
+    command.arg0(NAME).env("LC_ALL", "C").current_dir("/").process_group(0);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
@@ -152,7 +152,7 @@ fn option_list(options: &MountOptions, label: &Label) -> OsString {
 
 /// The descriptor that comes over the socket; `None` if the helper ended without sending one.
 fn receive(socket: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
-    if !readable(socket, LIMIT).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))? {
+    if !readable(socket, LIMIT)? {
         return Ok(None);
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -11,7 +11,7 @@
 //! - [`helper`]: fusermount3, for whoever may not mount;
 //! - [`mountinfo`], [`table`]: which line of the mount table is ours;
 //! - [`detach`], [`attachment`]: taking it down, exactly;
-//! - [`abort`]: ending our connection; [`limit`]: asking what may never answer; [`error`].
+//! - [`abort`]: ending our connection; [`error`]: one line for everything that goes wrong.
 
 mod abort;
 mod attachment;
@@ -19,7 +19,6 @@ mod detach;
 mod error;
 mod helper;
 mod kernel;
-mod limit;
 mod mountinfo;
 mod table;
 mod target;
@@ -30,7 +29,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
@@ -40,6 +39,7 @@ pub use error::{AttachError, AttachErrorKind};
 pub use mountinfo::DeviceNumber;
 
 use crate::config::Config;
+use crate::sys::ask::{Question, ask};
 use abort::AbortFile;
 use error::{AttachErrorKind as Kind, says, shown};
 use table::{Identity, Label};
@@ -137,7 +137,8 @@ impl Pending {
     }
 
     /// Asks the daemon, which must be serving by now, for the attributes of the root and opens it.
-    /// If it does not answer in time the connection is aborted, so that nobody waits for ever.
+    /// A process of its own asks, so nothing here hangs with a daemon that hangs; if time is up the
+    /// connection is aborted where that can be done, and the caller must end the daemon.
     pub fn self_test(&self) -> Result<(), AttachError> {
         self.self_test_within(SELF_TEST_LIMIT)
     }
@@ -146,11 +147,12 @@ impl Pending {
         let root = self.root().map_err(|errno| {
             AttachError::new(Kind::SelfTest, format!("can't reach the new mount: {}", says(errno)))
         })?;
-        let asked = limit::within(limit, move || try_out(&root)).map_err(|error| {
-            AttachError::new(Kind::System, format!("can't start the self-test: {error}"))
+        let asked = ask(Question::Directory(root.as_fd()), limit).map_err(|errno| {
+            AttachError::new(Kind::System, format!("can't run the self-test: {}", says(errno)))
         })?;
         match asked {
-            Some(Ok(())) => Ok(()),
+            // EACCES: SRC may be unreadable to the user who serves it; a true answer all the same.
+            Some(Ok(()) | Err(Errno::ACCESS)) => Ok(()),
             Some(Err(errno)) => Err(AttachError::new(
                 Kind::SelfTest,
                 format!("the new mount does not work: its root answers: {}", says(errno)),
@@ -195,18 +197,6 @@ impl Pending {
                 Ok(Attachment::new(identity, path, Method::NewApi, abort, made))
             }
         }
-    }
-}
-
-/// The requests of the self-test. Relative to the root's descriptor: a detached mount has no path.
-fn try_out(root: &OwnedFd) -> Result<(), Errno> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-    rustix::fs::statx(root, c"", flags, StatxFlags::BASIC_STATS)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match rustix::fs::openat(root, c".", flags, Mode::empty()) {
-        // SRC may be unreadable to the user who serves it: a true answer all the same.
-        Ok(_) | Err(Errno::ACCESS) => Ok(()),
-        Err(errno) => Err(errno),
     }
 }
 

@@ -3,19 +3,21 @@
 //! What may ask a file system's server (a lookup on the way to MNT, the state of a FUSE mount that
 //! is there already) has a time limit, so a stuck daemon costs a clear line and not a hang.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, Mode, StatxFlags};
+use rustix::fs::{FileType, Mode, StatxFlags};
 use rustix::io::Errno;
 
 use super::detach::{self, Detached};
 use super::error::{AttachError, AttachErrorKind as Kind, says, shown};
-use super::limit::within;
 use super::mountinfo::{self, Entry};
 use super::table::{self, Identity};
 use crate::config::Config;
+use crate::sys::ask::{Question, ask};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// How long a FUSE daemon on the way to MNT may take to answer.
@@ -61,44 +63,39 @@ enum Found {
 }
 
 fn look(path: &Path) -> Result<Found, AttachError> {
-    let owned = path.to_owned();
-    let asked = within(LIMIT, move || observe(&owned)).map_err(|error| {
-        AttachError::new(Kind::System, format!("can't start looking at {}: {error}", shown(path)))
-    })?;
-    let Some(answer) = asked else { return Err(unresponsive(path)) };
-    let seen = answer.map_err(|errno| unreachable_because(path, errno))?;
-    match seen {
-        Seen { dead: Some(entry), object, .. } if entry.mount_point == path => {
-            Ok(Found::Dead(object, entry))
+    lookup_answers(path)?;
+    let observed = table::open_quietly(path).and_then(observe);
+    let seen = observed.map_err(|errno| unreachable_because(path, errno))?;
+    if let Some(entry) = seen.fuse {
+        // Only the daemon can tell whether it lives. ECONNREFUSED: its handshake failed, and it
+        // never will work. Every other answer is an answer.
+        match asked(path, Question::Attributes(seen.object.as_fd()))? {
+            Err(Errno::NOTCONN | Errno::CONNREFUSED) if entry.mount_point == path => {
+                return Ok(Found::Dead(seen.object, entry));
+            }
+            Err(Errno::NOTCONN | Errno::CONNREFUSED) => return Err(dead(path, &entry, false)),
+            Ok(()) | Err(_) => {}
         }
-        Seen { dead: Some(entry), .. } => Err(dead(path, &entry, false)),
-        Seen { is_directory: false, .. } => Err(AttachError::new(
+    }
+    if !seen.is_directory {
+        return Err(AttachError::new(
             Kind::TargetNotDirectory,
             format!("{} is not a directory: name a directory to mount on", shown(path)),
-        )),
-        Seen { object, .. } => Ok(Found::Directory(object)),
+        ));
     }
+    Ok(Found::Directory(seen.object))
 }
 
 struct Seen {
     object: OwnedFd,
     is_directory: bool,
-    /// The FUSE mount that it lies on, if that is dead.
-    dead: Option<Entry>,
+    /// The mount that it lies on, if that is a FUSE mount.
+    fuse: Option<Entry>,
 }
 
-fn observe(path: &Path) -> Result<Seen, Errno> {
-    let object = table::open_quietly(path)?;
-    let mut dead = None;
-    if let Some(entry) = table::entry_of(&object)?.filter(Entry::is_fuse) {
-        // Only the daemon can tell whether it lives, so this is a request.
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC | AtFlags::NO_AUTOMOUNT;
-        let answer = rustix::fs::statx(&object, c"", flags, StatxFlags::BASIC_STATS);
-        // ECONNREFUSED: its handshake failed, so it never will work. Any other answer is one.
-        if matches!(answer, Err(Errno::NOTCONN | Errno::CONNREFUSED)) {
-            dead = Some(entry);
-        }
-    }
+/// Looks at `object` without a request.
+fn observe(object: OwnedFd) -> Result<Seen, Errno> {
+    let fuse = table::entry_of(&object)?.filter(Entry::is_fuse);
     let is_directory = match table::stat_quietly(&object, StatxFlags::TYPE) {
         Ok(stat) => FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory,
         // Another user's FUSE mount without allow_other. Mounting on it works if it is a directory,
@@ -106,7 +103,23 @@ fn observe(path: &Path) -> Result<Seen, Errno> {
         Err(Errno::ACCESS) => true,
         Err(errno) => return Err(errno),
     };
-    Ok(Seen { object, is_directory, dead })
+    Ok(Seen { object, is_directory, fuse })
+}
+
+/// Sees that `path` can be looked up without waiting for ever.
+fn lookup_answers(path: &Path) -> Result<(), AttachError> {
+    let name = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| unreachable_because(path, Errno::INVAL))?;
+    asked(path, Question::Path(&name))?.map_err(|errno| unreachable_because(path, errno))
+}
+
+/// The answer to `question`, which is about `path`.
+fn asked(path: &Path, question: Question<'_>) -> Result<Result<(), Errno>, AttachError> {
+    let asked = ask(question, LIMIT).map_err(|errno| {
+        let text = format!("can't find out whether {} answers: {}", shown(path), says(errno));
+        AttachError::new(Kind::System, text)
+    })?;
+    asked.ok_or_else(|| unresponsive(path))
 }
 
 /// Takes exactly the dead mount that `root` is the root of away.
@@ -194,12 +207,12 @@ fn unreachable_because(path: &Path, errno: Errno) -> AttachError {
 
 /// Makes the directory; `None` if something is there already.
 fn make(path: &Path) -> Result<Option<MadeDirectory>, AttachError> {
-    let owned = path.to_owned();
-    let asked = within(LIMIT, move || MadeDirectory::make(owned)).map_err(|error| {
-        AttachError::new(Kind::System, format!("can't make {}: {error}", shown(path)))
-    })?;
-    let Some(answer) = asked else { return Err(unresponsive(path)) };
-    answer.map_err(|errno| match errno {
+    // NotFound is told by mkdir(2) with the better message.
+    match lookup_answers(path.parent().unwrap_or(path)) {
+        Err(error) if error.kind != Kind::TargetMissing => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    MadeDirectory::make(path.to_owned()).map_err(|errno| match errno {
         Errno::NOENT => AttachError::new(
             Kind::TargetMissing,
             format!(

@@ -171,6 +171,22 @@ fn attr_out() -> Vec<u8> {
     out
 }
 
+/// Detaches politely. Tests that run in other threads of this process start processes, which have
+/// a copy of every descriptor for a moment, so what is idle may look busy for that long.
+pub(super) fn until_idle(mut detach: impl FnMut() -> Detached) {
+    let start = std::time::Instant::now();
+    let mut detached = detach();
+    while detached == Detached::Busy && start.elapsed() < Duration::from_secs(10) {
+        thread::yield_now();
+        detached = detach();
+    }
+    assert_eq!(detached, Detached::Done);
+}
+
+fn end_politely(attachment: &Attachment) {
+    until_idle(|| attachment.detach(Detach::Polite).unwrap());
+}
+
 /// Each way of mounting.
 fn by_method(method: Method, config: &Config) -> Pending {
     let pending = match method {
@@ -215,7 +231,7 @@ fn every_way_of_mounting_serves_and_ends_politely() {
         assert!(attachment.is_present() && !attachment.is_covered());
         assert_eq!(attachment.mount_point(), Some(place.mnt()));
 
-        assert_eq!(attachment.detach(Detach::Polite), Ok(Detached::Done));
+        end_politely(&attachment);
         assert_eq!(attachment.detach(Detach::Polite), Ok(Detached::AlreadyGone));
         assert_eq!(attachment.detach(Detach::Lazy), Ok(Detached::AlreadyGone));
         assert!(!attachment.is_present());
@@ -291,7 +307,7 @@ fn what_covers_ours_is_not_touched() {
         assert_eq!(place.mounted(), both);
         rustix::mount::unmount(place.mnt(), UnmountFlags::empty()).unwrap();
         assert!(!attachment.is_covered());
-        assert_eq!(attachment.detach(Detach::Polite), Ok(Detached::Done));
+        end_politely(&attachment);
     }
 }
 
@@ -316,7 +332,7 @@ fn statmount_and_mountinfo_say_the_same() {
     }
     drop((root, cover));
     rustix::mount::unmount(place.mnt(), UnmountFlags::empty()).unwrap();
-    assert_eq!(detach::politely(&old), Ok(Detached::Done));
+    until_idle(|| detach::politely(&old).unwrap());
     for identity in [new, &old] {
         assert_eq!(identity.place(), Ok(None));
         assert_eq!(detach::lazily(identity), Ok(Detached::AlreadyGone));
@@ -334,7 +350,7 @@ fn a_mount_that_moved_is_found() {
         let elsewhere = place.folder.path().join("b c");
         fs::rename(&folder, &elsewhere).unwrap();
         assert_eq!(attachment.mount_point(), Some(elsewhere.join("mnt")));
-        assert_eq!(attachment.detach(how), Ok(Detached::Done));
+        until_idle(|| attachment.detach(how).unwrap());
     }
 }
 
@@ -351,7 +367,7 @@ fn of_many_who_detach_one_does_it() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(outcomes.iter().filter(|&&it| it == Detached::Done).count(), 1, "{outcomes:?}");
-    assert_eq!(outcomes.iter().filter(|&&it| it == Detached::AlreadyGone).count(), 7);
+    assert!(!outcomes.contains(&Detached::Covered), "{outcomes:?}");
 }
 
 #[test]
@@ -388,7 +404,7 @@ fn an_abort_works_before_and_after_a_lazy_unmount_and_hits_nobody_later() {
     attachment.abort_connection().unwrap();
     assert_eq!(daemon.end(), Errno::NODEV);
     assert!(attachment.is_present()); // dead, and still there
-    assert_eq!(attachment.detach(Detach::Polite), Ok(Detached::Done));
+    end_politely(&attachment);
 
     let (attachment, daemon) = served(Method::NewApi, &place.config());
     let held = fs::File::open(place.mnt()).unwrap();
@@ -402,7 +418,7 @@ fn an_abort_works_before_and_after_a_lazy_unmount_and_hits_nobody_later() {
     let (next, _daemon) = served(Method::NewApi, &place.config());
     attachment.abort_connection().unwrap();
     fs::read_dir(place.mnt()).unwrap();
-    assert_eq!(next.detach(Detach::Polite), Ok(Detached::Done));
+    end_politely(&next);
 }
 
 #[test]
@@ -413,7 +429,7 @@ fn an_abort_by_force_leaves_the_unmounting_to_the_caller() {
     kernel::force_abort(root.as_fd()).unwrap();
     drop(root);
     assert_eq!(daemon.end(), Errno::NODEV);
-    assert_eq!(attachment.detach(Detach::Polite), Ok(Detached::Done));
+    end_politely(&attachment);
 }
 
 #[test]
@@ -472,7 +488,7 @@ fn a_directory_made_for_the_mount_goes_with_it() {
     let attachment = prepare(&config).unwrap().publish().unwrap();
     attachment.remove_made_target();
     assert!(attachment.is_present(), "too early: it is mounted on");
-    assert_eq!(attachment.detach(Detach::Polite), Ok(Detached::Done));
+    end_politely(&attachment);
     attachment.remove_made_target();
     assert!(!target.exists());
 
@@ -503,7 +519,7 @@ fn a_dead_mount_is_named_and_replaced_when_asked() {
     let config = Config { replace_stale: true, ..place.config() };
     let (attachment, _daemon) = served(Method::NewApi, &config);
     assert_eq!(place.mounted().len(), 1);
-    assert_eq!(attachment.detach(Detach::Polite), Ok(Detached::Done));
+    end_politely(&attachment);
 }
 
 #[test]
@@ -515,8 +531,8 @@ fn only_dead_fuse_mounts_are_replaced() {
     let (upper, _daemon) = served(Method::NewApi, &config);
     assert_eq!(place.mounted().len(), 3);
     assert!(living.is_covered());
-    assert_eq!(upper.detach(Detach::Polite), Ok(Detached::Done));
-    assert_eq!(living.detach(Detach::Polite), Ok(Detached::Done));
+    end_politely(&upper);
+    end_politely(&living);
     assert_eq!(place.mounted().len(), 1);
 }
 

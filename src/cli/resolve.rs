@@ -64,6 +64,12 @@ impl Cli {
             log::info!("{remark}");
         }
         options.mount.read_only |= self.read_only;
+        if environment.privileged && options.mount.allow_other && !options.mount.default_permissions
+        {
+            let text = "'nodefault_permissions' with 'allow_other' would give every user root's \
+                        rights on SRC: leave one of them out, or add 'noallow_other'";
+            return Err(Failure::new(ExitCode::Usage, text));
+        }
         Ok(Config {
             source: source(&self.source)?,
             target: target(&self.target)?,
@@ -184,6 +190,15 @@ mod tests {
 
     fn resolved(args: &[&str]) -> Config {
         resolve(&ROOT, args, Path::new("/"), Path::new("/")).unwrap()
+    }
+
+    #[test]
+    fn root_lends_its_rights_to_nobody() {
+        let list = ["-o", "nodefault_permissions"];
+        let refused = resolve(&ROOT, &list, Path::new("/"), Path::new("/")).unwrap_err();
+        assert_eq!(refused.code, ExitCode::Usage);
+        let alone = resolved(&["-o", "nodefault_permissions,noallow_other"]);
+        assert!(!alone.mount.default_permissions && !alone.mount.allow_other);
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Server {
     pub fn handshake(
         tree: Arc<Loopback>,
         device: OwnedFd,
-        options: Options,
+        options: &Options,
         gate: Arc<Gate>,
         counters: Arc<Counters>,
     ) -> io::Result<Self> {
@@ -71,12 +71,13 @@ impl Server {
         } else {
             fuser::SessionACL::All // the kernel itself enforces `allow_other` and its absence
         };
+        // Not a literal: fuser may add fields.
+        #[allow(clippy::field_reassign_with_default)]
         let mut config = fuser::Config::default();
-        config.acl = acl;
         config.n_threads = Some(options.threads.get());
         let service = Service::new(gate, counters, options.faults.clone(), options.read_only);
         let negotiated = Arc::default();
-        let adapter = Adapter::new(tree, service, &options, Arc::clone(&negotiated));
+        let adapter = Adapter::new(tree, service, options, Arc::clone(&negotiated));
         let session = fuser::Session::from_fd(adapter, device, acl, config)?;
         let negotiated = crate::sync::lock(&negotiated).clone();
         Ok(Self { session, negotiated })

@@ -59,14 +59,7 @@ impl Signals {
     #[must_use]
     pub fn pending_stop(&self) -> Option<SignalName> {
         let mut fds = self.fds();
-        poll(
-            &mut fds,
-            Some(&Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            }),
-        )
-        .ok()?;
+        poll(&mut fds, Some(&Timespec::default())).ok()?;
         let rings = |fd: &PollFd<'_>| fd.revents().contains(PollFlags::IN);
         self.lines
             .iter()
@@ -142,8 +135,10 @@ impl Ending {
     }
 }
 
-/// Starts the control thread, "loopfs-control", for a mount that is published. It ends when all is
-/// over. `gate` is closed right before the connection is cut.
+/// Starts the control thread, "loopfs-control", for a mount that is published and of which
+/// `shutdown` was told so. It ends when all is over; `gate` is closed right before the connection
+/// is cut. If serving had ended before the mount was published there is nothing for it to do: its
+/// caller detaches once more at the very end in any case.
 pub fn spawn_control(
     signals: Signals,
     shutdown: Shutdown,
@@ -318,11 +313,7 @@ impl Control {
     }
 
     fn detach(&mut self, how: Detach) {
-        let dead = matches!(
-            self.shutdown.state(),
-            State::Aborting { serving: false, .. }
-        );
-        if how == Detach::Lazy && !dead {
+        if how == Detach::Lazy {
             self.watch.note_links();
         }
         let result = self.mounted.detach(how).unwrap_or_else(|error| {
@@ -349,7 +340,7 @@ impl Control {
             }
         }
         match result {
-            Detached::Done if dead => {
+            Detached::Done if self.shutdown.state().cause() == Some(Cause::ConnectionAborted) => {
                 warn!(
                     "the connection of {} was cut from outside; the dead mount is removed",
                     self.target()

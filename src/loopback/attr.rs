@@ -1,7 +1,9 @@
 //! Attributes: getattr, setattr, access, statfs.
 
-use super::inode::{Inode, NodeNo};
+use std::os::fd::AsFd;
+
 use super::Loopback;
+use super::inode::{Inode, NodeNo};
 use crate::error::{Error, Result, Tried};
 use crate::sys::fs::{self, FileType, StatVfs, Statx, StatxTimestamp, Timespec, Timestamps};
 
@@ -157,15 +159,11 @@ impl Loopback {
         if inode.kind() != FileType::RegularFile {
             return Err(Error::WRONG_TYPE);
         }
-        match handle {
-            Some(handle) => {
-                let open = self.file(handle)?;
-                fs::set_size(open.file(), size).tried("ftruncate")
-            }
-            None => {
-                let file = fs::reopen(inode.object(), fs::WRITE_ONLY).tried("open")?;
-                fs::set_size(std::os::fd::AsFd::as_fd(&file), size).tried("ftruncate")
-            }
+        if let Some(handle) = handle {
+            fs::set_size(self.file(handle)?.file(), size).tried("ftruncate")
+        } else {
+            let file = fs::reopen(inode.object(), fs::WRITE_ONLY).tried("open")?;
+            fs::set_size(file.as_fd(), size).tried("ftruncate")
         }
     }
 

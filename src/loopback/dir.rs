@@ -81,9 +81,8 @@ impl Loopback {
         let dir = self.dir(handle)?;
         let mut lookups = Vec::new();
         self.list(&dir, cookie, |listed| {
-            let (known, lookup) = match self.known(&dir, listed)? {
-                Some(found) => found,
-                None => return Ok(Room::Taken), // gone meanwhile: left out, as if never listed
+            let Some((known, lookup)) = self.known(&dir, listed)? else {
+                return Ok(Room::Taken); // gone meanwhile: left out, as if never listed
             };
             let room = sink(listed, &known);
             if room == Room::Taken {

@@ -31,7 +31,7 @@ pub mod remove;
 pub mod table;
 pub mod xattr;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use crate::error::{Error, Result, Tried};
@@ -81,7 +81,7 @@ impl Loopback {
     /// symlinks: it is resolved here, once, and never again.
     pub fn open(source: &Path) -> Result<Self> {
         let object = fs::open_root(source).tried("opening the source directory")?;
-        let stat = fs::stat(std::os::fd::AsFd::as_fd(&object)).tried("statx")?;
+        let stat = fs::stat(object.as_fd()).tried("statx")?;
         let numbering = Numbering::new(inode::Identity::of(&stat));
         let root = Arc::new(Inode::new(NodeNo::ROOT, &stat, object));
         Ok(Self {

@@ -35,10 +35,8 @@ impl Loopback {
         let (name, new_name) = (Name::new(from.1)?, Name::new(to.1)?);
         let (parent, new_parent) = (self.inode(from.0)?, self.inode(to.0)?);
         let flags = RenameFlags::from_bits_retain(flags);
-        let _as_caller = match flags.contains(RenameFlags::WHITEOUT) {
-            true => Some(self.acting(caller, None, 0)?),
-            false => None,
-        };
+        let whiteout = flags.contains(RenameFlags::WHITEOUT);
+        let _as_caller = whiteout.then(|| self.acting(caller, None, 0)).transpose()?;
         fs::rename(
             (parent.object(), name.as_c_str()),
             (new_parent.object(), new_name.as_c_str()),

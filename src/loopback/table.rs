@@ -55,7 +55,6 @@ impl Table {
 
     /// Takes a lookup count on the inode with that number, entering it with what was found if it
     /// is new. A known inode keeps the descriptor it has.
-    #[must_use]
     pub fn take(self: &Arc<Self>, node: NodeNo, stat: &Statx, object: OwnedFd) -> LookupRef {
         let fresh = Arc::new(Inode::new(node, stat, object));
         let inode = match lock(self.shard(node)).entry(node) {

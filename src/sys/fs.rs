@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, ResolveFlags, StatxFlags
 use rustix::io::{Errno, ReadWriteFlags, Result};
 
 use super::{features, last_errno};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::OnceLock;
 
 pub use rustix::fs::{
     Access, AtFlags as At, FileType, RenameFlags, StatVfs, Statx, StatxTimestamp, Timespec,
@@ -73,15 +73,17 @@ pub enum Found {
 /// which tells a mount point apart at no extra call; where openat2 is missing (before 5.6, or a
 /// seccomp filter) two statx(2) calls tell.
 pub fn open_object(dir: BorrowedFd<'_>, name: &CStr) -> Result<Found> {
-    static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
+    static MISSING: OnceLock<()> = OnceLock::new();
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let plain = || rustix::fs::openat(dir, name, flags, Mode::empty());
-    if !NO_OPENAT2.load(Ordering::Relaxed) && !features::is_off("openat2") {
+    if MISSING.get().is_none() && !features::is_off("openat2") {
         let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
             Ok(fd) => return Ok(Found::Here(fd)),
             Err(Errno::XDEV) => return plain().map(Found::OtherMount),
-            Err(Errno::NOSYS | Errno::PERM) => NO_OPENAT2.store(true, Ordering::Relaxed),
+            Err(Errno::NOSYS | Errno::PERM) => {
+                let _ = MISSING.set(());
+            }
             Err(errno) => return Err(errno),
         }
     }
@@ -351,6 +353,7 @@ pub fn copy_range(
 }
 
 /// Whether /proc shows this process's own descriptors, without which no object could be reopened.
+#[must_use]
 pub fn proc_works() -> bool {
     rustix::fs::open(c"/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .and_then(rustix::fs::fstatfs)
@@ -359,6 +362,7 @@ pub fn proc_works() -> bool {
 
 /// Raises the soft limit on open files to the hard one; every inode that the kernel remembers costs
 /// a descriptor. The limit now in force.
+#[must_use]
 pub fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

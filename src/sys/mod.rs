@@ -8,6 +8,7 @@
 //! [`ioctl`] (file flags), [`creds`] (acting as the caller), [`mount`] (mount ids and the mount
 //! table), [`process`] (going to the background), [`features`] (switching newer calls off).
 
+pub mod ask;
 pub mod creds;
 pub mod dir;
 pub mod features;

@@ -138,9 +138,7 @@ pub fn listmount(id: u64) -> Result<Vec<u64>> {
 
 /// The result of a raw system call: a count, or the errno it left.
 fn checked(result: libc::c_long) -> Result<usize> {
-    usize::try_from(result).map_err(|_| {
-        Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
-    })
+    usize::try_from(result).map_err(|_| super::last_errno())
 }
 
 #[cfg(test)]

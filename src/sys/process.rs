@@ -111,6 +111,14 @@ impl AsFd for SignalQueue {
     }
 }
 
+/// Keeps the signals that end the daemon off this thread and those it starts: a system call on
+/// somebody's behalf must not come back with `EINTR` because the daemon is to end. Another thread
+/// has to take them.
+pub fn leave_signals_to_others() -> io::Result<()> {
+    let set = signal_set(&[Signal::INT, Signal::TERM, Signal::HUP]);
+    set_mask(libc::SIG_BLOCK, &set).map(|_| ())
+}
+
 fn signal_set(signals: &[Signal]) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the whole set that it is given a pointer to, and can't fail.
