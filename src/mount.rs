@@ -15,7 +15,8 @@ use crate::daemon::Ready;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::{self, Ended, Server};
 use crate::lifecycle::{
-    self, Cause, Detach, Detached, Ending, Gate, Identity, Limits, Mounted, Served, Shutdown, Signals,
+    self, Cause, Detach, Detached, Ending, Gate, Identity, Limits, Mounted, Served, Shutdown,
+    Signals,
 };
 use crate::loopback::Loopback;
 use crate::observe::faults::{self, Faults};
@@ -37,7 +38,9 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     }
     let gate = Arc::new(Gate::new());
     let counters = Arc::new(Counters::new());
-    let device = pending.take_device().map_err(|error| attach_failure(&error))?;
+    let device = pending
+        .take_device()
+        .map_err(|error| attach_failure(&error))?;
     let server = handshake(config, &tree, device, &gate, &counters)?;
     log::info!("{}", server.negotiated());
     let shutdown = Shutdown::new().map_err(|error| system("can't make an eventfd", &error))?;
@@ -55,11 +58,18 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
         }
     };
     let _ = mounted.set(Arc::clone(&attachment));
-    let limits = Limits { drain: config.drain_timeout, ..Limits::default() };
+    let limits = Limits {
+        drain: config.drain_timeout,
+        ..Limits::default()
+    };
     let ours: Arc<dyn Mounted> = Arc::new(Ours(Arc::clone(&attachment)));
     let control = lifecycle::spawn_control(signals, shutdown.clone(), ours, gate, limits)
         .map_err(|error| system("can't start the control thread", &error))?;
-    log::info!("serving {} at {}", config.source.display(), config.target.display());
+    log::info!(
+        "serving {} at {}",
+        config.source.display(),
+        config.target.display()
+    );
     let unheard = ready.tell().err();
     if unheard.is_some() {
         // Whoever asked for the mount believes that it failed: then it must not be there.
@@ -82,7 +92,8 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
 /// What loopfs can't do without, and what it takes of its surroundings.
 fn check_surroundings() -> Result<(), Failure> {
     if !sys::fs::proc_works() {
-        let text = "/proc is not mounted, and files are opened through it: mount -t proc proc /proc";
+        let text =
+            "/proc is not mounted, and files are opened through it: mount -t proc proc /proc";
         return Err(Failure::new(ExitCode::System, text));
     }
     let files = sys::fs::raise_file_limit();
@@ -91,10 +102,12 @@ fn check_surroundings() -> Result<(), Failure> {
 }
 
 fn open_source(config: &Config) -> Result<Arc<Loopback>, Failure> {
-    Loopback::open(&config.source).map(Arc::new).map_err(|error| {
-        let text = format!("source {}: {}", config.source.display(), error.errno());
-        Failure::new(ExitCode::MountFailed, text)
-    })
+    Loopback::open(&config.source)
+        .map(Arc::new)
+        .map_err(|error| {
+            let text = format!("source {}: {}", config.source.display(), error.errno());
+            Failure::new(ExitCode::MountFailed, text)
+        })
 }
 
 /// Tells the tree where its own mount is, so that it is never entered. What it covers can only be
@@ -113,7 +126,10 @@ fn handshake(
 ) -> Result<Server, Failure> {
     let list = std::env::var(faults::VARIABLE).unwrap_or_default();
     let faults = Faults::parse(&list).map_err(|word| {
-        let text = format!("{}: '{word}' is no fault; write OPERATION=panic or =ERRNO", faults::VARIABLE);
+        let text = format!(
+            "{}: '{word}' is no fault; write OPERATION=panic or =ERRNO",
+            faults::VARIABLE
+        );
         Failure::new(ExitCode::Usage, text)
     })?;
     let options = fuse::Options {
@@ -124,8 +140,14 @@ fn handshake(
         root_and_owner_only: config.mount.allow_root && !config.mount.allow_other,
         faults,
     };
-    Server::handshake(Arc::clone(tree), device, &options, Arc::clone(gate), Arc::clone(counters))
-        .map_err(|error| system("the handshake with the kernel failed", &error))
+    Server::handshake(
+        Arc::clone(tree),
+        device,
+        &options,
+        Arc::clone(gate),
+        Arc::clone(counters),
+    )
+    .map_err(|error| system("the handshake with the kernel failed", &error))
 }
 
 /// Serves on a thread of its own, and tells `shutdown` when that is over.
@@ -149,12 +171,16 @@ fn start_serving(
         shutdown.serving_ended(how, mounted.get().is_some_and(|mount| mount.is_present()));
     };
     let builder = thread::Builder::new().name("loopfs-serve".to_owned());
-    builder.spawn(serve).map_err(|error| system("can't start the serving thread", &error))
+    builder
+        .spawn(serve)
+        .map_err(|error| system("can't start the serving thread", &error))
 }
 
 /// Tries the mount out and makes it visible.
 fn publish(pending: Pending, signals: &Signals) -> Result<Attachment, Failure> {
-    pending.self_test().map_err(|error| attach_failure(&error))?;
+    pending
+        .self_test()
+        .map_err(|error| attach_failure(&error))?;
     stop_if_asked(signals)?;
     pending.publish().map_err(|error| attach_failure(&error))
 }

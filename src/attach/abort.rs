@@ -34,9 +34,8 @@ impl AbortFile {
     pub(crate) fn open(device: DeviceNumber) -> io::Result<Self> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let name = PathBuf::from(device.minor.to_string()).join("abort");
-        let detached = detached_fusectl().and_then(|root| {
-            rustix::fs::openat(root.as_fd(), &name, flags, Mode::empty())
-        });
+        let detached = detached_fusectl()
+            .and_then(|root| rustix::fs::openat(root.as_fd(), &name, flags, Mode::empty()));
         let usual = || {
             let path = PathBuf::from(USUAL_PLACE).join(&name);
             rustix::fs::open(path, flags, Mode::empty())
@@ -46,7 +45,9 @@ impl AbortFile {
 
     /// Aborts the connection: every request ends with ENOTCONN, the daemon's reads with ENODEV.
     pub(crate) fn abort(&self) -> io::Result<()> {
-        rustix::io::write(&self.0, b"1").map(drop).map_err(io::Error::from)
+        rustix::io::write(&self.0, b"1")
+            .map(drop)
+            .map_err(io::Error::from)
     }
 }
 

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::Method;
 use super::abort::AbortFile;
 use super::detach::{self, Detach, Detached};
-use super::error::AttachError;
+use super::error::{AttachError, shown};
 use super::kernel;
 use super::mountinfo::DeviceNumber;
 use super::table::{self, Identity};
 use super::target::MadeDirectory;
-use super::Method;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -45,7 +45,15 @@ impl Attachment {
         made: Option<MadeDirectory>,
     ) -> Self {
         let (gone, detaching) = (AtomicBool::new(false), Mutex::new(()));
-        Self { identity, target, method, abort, gone, detaching, made }
+        Self {
+            identity,
+            target,
+            method,
+            abort,
+            gone,
+            detaching,
+            made,
+        }
     }
 
     /// True while our mount is in the mount table. Never touches the mount. If the table can't be
@@ -71,7 +79,11 @@ impl Attachment {
 
     /// Where that is mounted: for a message.
     pub fn upper(&self) -> Vec<PathBuf> {
-        if self.is_present() { self.identity.upper().unwrap_or_default() } else { Vec::new() }
+        if self.is_present() {
+            self.identity.upper().unwrap_or_default()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Takes our mount down, and only ours. Afterwards every answer is [`Detached::AlreadyGone`].
@@ -81,9 +93,7 @@ impl Attachment {
             return Ok(Detached::AlreadyGone);
         }
         let detached = match (self.method, how) {
-            (Method::Fusermount, how) => {
-                detach::by_helper(&self.identity, how == Detach::Lazy)
-            }
+            (Method::Fusermount, how) => detach::by_helper(&self.identity, how == Detach::Lazy),
             (_, Detach::Polite) => detach::politely(&self.identity),
             (_, Detach::Lazy) => detach::lazily(&self.identity),
         }?;
@@ -107,7 +117,8 @@ impl Attachment {
         // look at the table, so that the mount seen there is the one whose number it bears.
         let file = AbortFile::open(self.identity.device());
         if !self.is_present() {
-            let what = "the mount has left the table and fusectl was not available when it was made";
+            let what =
+                "the mount has left the table and fusectl was not available when it was made";
             return Err(io::Error::other(what));
         }
         match file {
@@ -144,7 +155,11 @@ impl Attachment {
     /// Where the mount is now: it moves when a directory on the way to it is renamed. `None` when
     /// it has gone.
     pub fn mount_point(&self) -> Option<PathBuf> {
-        if self.is_present() { self.identity.place().ok().flatten() } else { None }
+        if self.is_present() {
+            self.identity.place().ok().flatten()
+        } else {
+            None
+        }
     }
 
     /// MNT, where it was mounted.
@@ -175,7 +190,7 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         if let Err(error) = self.detach(Detach::Lazy) {
-            log::error!("{}: {error}", self.target.display());
+            log::error!("{}: {error}", shown(&self.target));
         }
     }
 }

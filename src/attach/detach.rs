@@ -63,9 +63,15 @@ enum Standing {
 
 fn standing(ours: &Identity) -> Result<Standing, AttachError> {
     let look = || -> Result<Standing, Errno> {
-        let Some(place) = ours.place()? else { return Ok(Standing::Gone) };
+        let Some(place) = ours.place()? else {
+            return Ok(Standing::Gone);
+        };
         let covered = !ours.upper()?.is_empty();
-        Ok(if covered { Standing::Covered } else { Standing::FreeAt(place) })
+        Ok(if covered {
+            Standing::Covered
+        } else {
+            Standing::FreeAt(place)
+        })
     };
     look().map_err(|errno| failed("can't read the mount table", errno))
 }
@@ -76,10 +82,7 @@ pub(crate) fn politely(ours: &Identity) -> Result<Detached, AttachError> {
 }
 
 /// [`politely`]; `between` is what others do between each look and each call: in tests, the worst.
-fn politely_between(
-    ours: &Identity,
-    mut between: impl FnMut(),
-) -> Result<Detached, AttachError> {
+fn politely_between(ours: &Identity, mut between: impl FnMut()) -> Result<Detached, AttachError> {
     let expire = UnmountFlags::EXPIRE | UnmountFlags::NOFOLLOW;
     // An even number of calls without a use in between is a mark and an unmount.
     for _ in 0..2 * TRIES {
@@ -133,7 +136,10 @@ fn lazily_between(ours: &Identity, mut between: impl FnMut()) -> Result<Detached
             Err(errno) => return Err(failed("can't unmount", errno)),
         }
     }
-    Err(AttachError::new(Kind::Detach, "can't unmount: the mount table keeps changing"))
+    Err(AttachError::new(
+        Kind::Detach,
+        "can't unmount: the mount table keeps changing",
+    ))
 }
 
 /// Takes our mount down by fusermount3, which is told the path and takes the uppermost FUSE mount

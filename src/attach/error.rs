@@ -47,7 +47,10 @@ pub struct AttachError {
 
 impl AttachError {
     pub(crate) fn new(kind: AttachErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// The code to end with.
@@ -124,6 +127,9 @@ mod tests {
 
     #[test]
     fn errno_in_words() {
-        assert_eq!(says(rustix::io::Errno::NOTCONN), "Transport endpoint is not connected");
+        assert_eq!(
+            says(rustix::io::Errno::NOTCONN),
+            "Transport endpoint is not connected"
+        );
     }
 }

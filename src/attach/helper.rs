@@ -48,7 +48,11 @@ pub(crate) fn mount(
     // As its standard input the socket is inherited without ever being inheritable in this
     // process, where another thread might start a program at the same moment.
     command.stdin(theirs).env("_FUSE_COMMFD", "0");
-    command.arg("-o").arg(option_list(options, label)).arg("--").arg(target);
+    command
+        .arg("-o")
+        .arg(option_list(options, label))
+        .arg("--")
+        .arg(target);
     let child = command.spawn().map_err(cannot_run)?;
     drop(command); // holds their end: without it the end of the helper is an end of file here
     let device = receive(&ours);
@@ -101,14 +105,20 @@ fn find(path: Option<&OsStr>) -> Result<PathBuf, AttachError> {
 
 fn is_program(path: &Path) -> bool {
     path.is_absolute()
-        && path.metadata().is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
+        && path
+            .metadata()
+            .is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
 }
 
 /// The helper in a process group of its own, so that Ctrl-C on the terminal reaches loopfs alone,
 /// and with messages that can be read by a program.
 fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    command.arg0(NAME).env("LC_ALL", "C").current_dir("/").process_group(0);
+    command
+        .arg0(NAME)
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .process_group(0);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
@@ -210,14 +220,18 @@ fn finish(mut child: Child) -> Result<Ended, AttachError> {
     if said.is_empty() {
         said = format!("it ended with {status} and said nothing");
     }
-    Ok(Ended { success: status.success(), said })
+    Ok(Ended {
+        success: status.success(),
+        said,
+    })
 }
 
 fn in_one_line(said: &str) -> String {
     let prefix = format!("{NAME}: ");
     let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
-    let lines: Vec<String> =
-        lines.map(|line| one_line(line.strip_prefix(&prefix).unwrap_or(line))).collect();
+    let lines: Vec<String> = lines
+        .map(|line| one_line(line.strip_prefix(&prefix).unwrap_or(line)))
+        .collect();
     lines.join("; ")
 }
 
@@ -230,20 +244,38 @@ fn cannot_run(error: impl Into<std::io::Error>) -> AttachError {
 fn refused(said: &str, target: &Path) -> AttachError {
     let device = said.contains("/dev/fuse");
     let (kind, hint) = if said.contains("user_allow_other") {
-        (Kind::NotPermitted, ": let root write the line user_allow_other in /etc/fuse.conf, or mount without allow_other")
+        (
+            Kind::NotPermitted,
+            ": let root write the line user_allow_other in /etc/fuse.conf, or mount without allow_other",
+        )
     } else if device && said.contains("Permission denied") {
-        (Kind::DeviceDenied, ": this user may not open /dev/fuse (its mode is usually 0666)")
+        (
+            Kind::DeviceDenied,
+            ": this user may not open /dev/fuse (its mode is usually 0666)",
+        )
     } else if device || said.contains("modprobe") {
-        (Kind::NoDevice, ": load the module (modprobe fuse), or give the container the device /dev/fuse")
+        (
+            Kind::NoDevice,
+            ": load the module (modprobe fuse), or give the container the device /dev/fuse",
+        )
     } else if said.contains("mount_max") {
-        (Kind::NotPermitted, ": unmount one, or let root raise mount_max in /etc/fuse.conf")
+        (
+            Kind::NotPermitted,
+            ": unmount one, or let root raise mount_max in /etc/fuse.conf",
+        )
     } else if said.contains("Operation not permitted") {
-        (Kind::NotPermitted, ": is it set-user-id root, and does the service or container allow set-user-id programs?")
+        (
+            Kind::NotPermitted,
+            ": is it set-user-id root, and does the service or container allow set-user-id programs?",
+        )
     } else {
         (Kind::Refused, "")
     };
     let target = shown(target);
-    AttachError::new(kind, format!("{NAME} refused to mount on {target}: {said}{hint}"))
+    AttachError::new(
+        kind,
+        format!("{NAME} refused to mount on {target}: {said}{hint}"),
+    )
 }
 
 #[cfg(test)]
@@ -271,12 +303,20 @@ mod tests {
 
     #[test]
     fn the_option_list_escapes_names() {
-        let label = Label { fs_type: "fuse.loopfs".into(), source: "/a,b\\c".into() };
+        let label = Label {
+            fs_type: "fuse.loopfs".into(),
+            source: "/a,b\\c".into(),
+        };
         assert_eq!(
             option_list(&options(), &label),
             "rw,nosuid,nodev,default_permissions,max_read=4096,fsname=/a\\,b\\\\c,subtype=loopfs"
         );
-        let all = MountOptions { read_only: true, allow_root: true, max_read: None, ..options() };
+        let all = MountOptions {
+            read_only: true,
+            allow_root: true,
+            max_read: None,
+            ..options()
+        };
         let list = option_list(&all, &label).into_string().unwrap();
         assert!(list.starts_with("ro,nosuid,nodev,allow_other,default_permissions,fsname="));
     }
@@ -284,17 +324,30 @@ mod tests {
     #[test]
     fn its_messages_become_one_line() {
         let said = "fusermount3: failed to open /dev/fuse: Permission denied\n\nmore\x1b\n";
-        assert_eq!(in_one_line(said), "failed to open /dev/fuse: Permission denied; more\\u{1b}");
+        assert_eq!(
+            in_one_line(said),
+            "failed to open /dev/fuse: Permission denied; more\\u{1b}"
+        );
     }
 
     #[test]
     fn known_refusals_have_a_remedy() {
         let kind = |said: &str| refused(said, Path::new("/m")).kind;
-        let allow = "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
+        let allow =
+            "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
         assert_eq!(kind(allow), Kind::NotPermitted);
-        assert_eq!(kind("failed to open /dev/fuse: Permission denied"), Kind::DeviceDenied);
-        assert_eq!(kind("fuse device not found, try 'modprobe fuse' first"), Kind::NoDevice);
-        assert_eq!(kind("user has no write access to mountpoint /m"), Kind::Refused);
+        assert_eq!(
+            kind("failed to open /dev/fuse: Permission denied"),
+            Kind::DeviceDenied
+        );
+        assert_eq!(
+            kind("fuse device not found, try 'modprobe fuse' first"),
+            Kind::NoDevice
+        );
+        assert_eq!(
+            kind("user has no write access to mountpoint /m"),
+            Kind::Refused
+        );
     }
 
     #[test]

@@ -35,7 +35,10 @@ pub(crate) struct Refusal {
 
 impl From<Errno> for Refusal {
     fn from(errno: Errno) -> Self {
-        Self { errno, reason: None }
+        Self {
+            errno,
+            reason: None,
+        }
     }
 }
 
@@ -63,7 +66,10 @@ pub(crate) fn detached(
     });
     // `context` is closed on return. Kept open it would keep the file system alive, and the
     // daemon's reads would never end after an unmount.
-    made.map_err(|errno| Refusal { errno, reason: reason(context.as_fd()) })
+    made.map_err(|errno| Refusal {
+        errno,
+        reason: reason(context.as_fd()),
+    })
 }
 
 fn configure(
@@ -84,7 +90,11 @@ fn configure(
             None => fsconfig_set_flag(context, key)?,
         }
     }
-    let flags = [("ro", options.read_only), ("sync", options.sync), ("dirsync", options.dirsync)];
+    let flags = [
+        ("ro", options.read_only),
+        ("sync", options.sync),
+        ("dirsync", options.dirsync),
+    ];
     for (key, _) in flags.iter().filter(|(_, wanted)| *wanted) {
         fsconfig_set_flag(context, *key)?;
     }
@@ -100,10 +110,20 @@ fn parameters(
         ("fd", Some(device.as_raw_fd().to_string())),
         // Octal. Only the type counts: the daemon tells the rest when it is first asked.
         ("rootmode", Some("40000".into())),
-        ("user_id", Some(rustix::process::geteuid().as_raw().to_string())),
-        ("group_id", Some(rustix::process::getegid().as_raw().to_string())),
+        (
+            "user_id",
+            Some(rustix::process::geteuid().as_raw().to_string()),
+        ),
+        (
+            "group_id",
+            Some(rustix::process::getegid().as_raw().to_string()),
+        ),
     ];
-    parameters.extend(options.max_read.map(|bytes| ("max_read", Some(bytes.to_string()))));
+    parameters.extend(
+        options
+            .max_read
+            .map(|bytes| ("max_read", Some(bytes.to_string()))),
+    );
     // The kernel knows no allow_root: it admits everybody, and the session turns away all but root
     // and the owner.
     if options.allow_other || options.allow_root {
@@ -123,7 +143,11 @@ fn attributes(options: &MountOptions) -> MountAttrFlags {
         (MountAttrFlags::MOUNT_ATTR_NOEXEC, options.noexec),
         (MountAttrFlags::MOUNT_ATTR_NOATIME, options.noatime),
     ];
-    wanted.iter().filter(|(_, wanted)| *wanted).map(|(flag, _)| *flag).collect()
+    wanted
+        .iter()
+        .filter(|(_, wanted)| *wanted)
+        .map(|(flag, _)| *flag)
+        .collect()
 }
 
 /// Last line of the log that a configuration keeps (`struct fc_log` in the kernel): each read(2)
@@ -171,8 +195,11 @@ pub(crate) fn mount_at_once(
         (MountFlags::SYNCHRONOUS, options.sync),
         (MountFlags::DIRSYNC, options.dirsync),
     ];
-    let flags: MountFlags =
-        wanted.iter().filter(|(_, wanted)| *wanted).map(|(flag, _)| *flag).collect();
+    let flags: MountFlags = wanted
+        .iter()
+        .filter(|(_, wanted)| *wanted)
+        .map(|(flag, _)| *flag)
+        .collect();
     let data = CString::new(data).map_err(|_| Errno::INVAL)?;
     let (source, fs_type): (&OsStr, &OsStr) = (&label.source, &label.fs_type);
     rustix::mount::mount(

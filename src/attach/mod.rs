@@ -6,12 +6,12 @@
 //! known here.
 //!
 //! Parts, in reading order:
-//! - [`target`]: MNT before the mount: `--mkdir`, dead mounts, things that can't be mounted on;
-//! - [`kernel`]: fsopen and its kin, mount(2) where those are missing;
-//! - [`helper`]: fusermount3, for whoever may not mount;
-//! - [`mountinfo`], [`table`]: which line of the mount table is ours;
-//! - [`detach`], [`attachment`]: taking it down, exactly;
-//! - [`abort`]: ending our connection; [`error`]: one line for everything that goes wrong.
+//! - `target`: MNT before the mount: `--mkdir`, dead mounts, things that can't be mounted on;
+//! - `kernel`: fsopen and its kin, mount(2) where those are missing;
+//! - `helper`: fusermount3, for whoever may not mount;
+//! - `mountinfo`, `table`: which line of the mount table is ours;
+//! - `detach`, `attachment`: taking it down, exactly;
+//! - `abort`: ending our connection; `error`: one line for everything that goes wrong.
 
 mod abort;
 mod attachment;
@@ -105,9 +105,9 @@ struct Hanging {
 impl Pending {
     /// The connection: an open `/dev/fuse`, to be served. There is one, so it can be taken once.
     pub fn take_device(&mut self) -> Result<OwnedFd, AttachError> {
-        self.device.take().ok_or_else(|| {
-            AttachError::new(Kind::System, "the FUSE connection was taken already")
-        })
+        self.device
+            .take()
+            .ok_or_else(|| AttachError::new(Kind::System, "the FUSE connection was taken already"))
     }
 
     /// The directory that the mount covers or will cover, as it was before: an `O_PATH` descriptor,
@@ -145,31 +145,46 @@ impl Pending {
 
     fn self_test_within(&self, limit: Duration) -> Result<(), AttachError> {
         let root = self.root().map_err(|errno| {
-            AttachError::new(Kind::SelfTest, format!("can't reach the new mount: {}", says(errno)))
+            AttachError::new(
+                Kind::SelfTest,
+                format!("can't reach the new mount: {}", says(errno)),
+            )
         })?;
-        let asked = ask(Question::Directory(root.as_fd()), limit).map_err(|errno| {
-            AttachError::new(Kind::System, format!("can't run the self-test: {}", says(errno)))
-        })?;
-        match asked {
+        let asked = ask(Question::Directory(root.as_fd()), limit, || self.abort());
+        match asked.map_err(|errno| {
+            AttachError::new(
+                Kind::System,
+                format!("can't run the self-test: {}", says(errno)),
+            )
+        })? {
             // EACCES: SRC may be unreadable to the user who serves it; a true answer all the same.
             Some(Ok(()) | Err(Errno::ACCESS)) => Ok(()),
             Some(Err(errno)) => Err(AttachError::new(
                 Kind::SelfTest,
-                format!("the new mount does not work: its root answers: {}", says(errno)),
+                format!(
+                    "the new mount does not work: its root answers: {}",
+                    says(errno)
+                ),
             )),
-            None => {
-                let aborted = match &self.stage {
-                    Stage::Detached(hanging) => hanging.abort.as_ref().map(AbortFile::abort),
-                    Stage::Visible(attachment) => Some(attachment.abort_connection()),
-                };
-                if let Some(Err(error)) = aborted {
-                    log::warn!("the FUSE connection could not be aborted: {error}");
-                }
-                Err(AttachError::new(
-                    Kind::SelfTest,
-                    format!("the new mount did not answer within {} seconds", limit.as_secs_f32()),
-                ))
-            }
+            None => Err(AttachError::new(
+                Kind::SelfTest,
+                format!(
+                    "the new mount did not answer within {} seconds",
+                    limit.as_secs_f32()
+                ),
+            )),
+        }
+    }
+
+    fn abort(&self) {
+        let aborted = match &self.stage {
+            Stage::Detached(hanging) => hanging.abort.as_ref().map(AbortFile::abort),
+            Stage::Visible(attachment) => Some(attachment.abort_connection()),
+        };
+        match aborted {
+            Some(Ok(())) => {}
+            Some(Err(error)) => log::warn!("the FUSE connection could not be aborted: {error}"),
+            None => log::warn!("the FUSE connection can't be aborted: there is no fusectl"),
         }
     }
 
@@ -190,10 +205,15 @@ impl Pending {
         match self.stage {
             Stage::Visible(attachment) => Ok(attachment),
             Stage::Detached(hanging) => {
-                kernel::hang_up(hanging.mount.as_fd(), hanging.directory.as_fd()).map_err(
-                    |errno| refused(&hanging.path, errno, None),
-                )?;
-                let Hanging { identity, path, abort, made, .. } = hanging;
+                kernel::hang_up(hanging.mount.as_fd(), hanging.directory.as_fd())
+                    .map_err(|errno| refused(&hanging.path, errno, None))?;
+                let Hanging {
+                    identity,
+                    path,
+                    abort,
+                    made,
+                    ..
+                } = hanging;
                 Ok(Attachment::new(identity, path, Method::NewApi, abort, made))
             }
         }
@@ -212,7 +232,8 @@ fn by_kernel(config: &Config, target: Target) -> Result<Pending, AttachError> {
     let label = Label::of(config);
     match kernel::detached(device.as_fd(), &config.mount, &label) {
         Ok(mount) => {
-            let identity = Identity::of(&mount, &label).map_err(|errno| unidentified(config, errno))?;
+            let identity =
+                Identity::of(&mount, &label).map_err(|errno| unidentified(config, errno))?;
             let stage = Stage::Detached(Hanging {
                 abort: abort_file(&identity),
                 mount,
@@ -221,10 +242,17 @@ fn by_kernel(config: &Config, target: Target) -> Result<Pending, AttachError> {
                 path: config.target.clone(),
                 made: target.made,
             });
-            Ok(Pending { device: Some(device), covered: None, stage })
+            Ok(Pending {
+                device: Some(device),
+                covered: None,
+                stage,
+            })
         }
         Err(refusal) if refusal.tells_to_try_otherwise() => {
-            log::debug!("no mount by the new calls ({}); trying mount(2)", says(refusal.errno));
+            log::debug!(
+                "no mount by the new calls ({}); trying mount(2)",
+                says(refusal.errno)
+            );
             at_once(config, &label, device, target)
         }
         Err(refusal) => Err(refused(&config.target, refusal.errno, refusal.reason)),
@@ -240,7 +268,14 @@ fn at_once(
     let before = table::read_table().map_err(|errno| unidentified(config, errno))?;
     let directory = target.directory.as_fd();
     match kernel::mount_at_once(device.as_fd(), &config.mount, label, directory) {
-        Ok(()) => visible(config, label, &before, Method::MountCall, device, target.made),
+        Ok(()) => visible(
+            config,
+            label,
+            &before,
+            Method::MountCall,
+            device,
+            target.made,
+        ),
         // Root without CAP_SYS_ADMIN: the helper may still have it.
         Err(Errno::PERM) => by_helper(config, target.made).map_err(|error| match error.kind {
             Kind::NoHelper => refused(&config.target, Errno::PERM, None),
@@ -270,7 +305,11 @@ fn visible(
         .map_err(|errno| unidentified(config, errno))?;
     let abort = abort_file(&identity);
     let attachment = Attachment::new(identity, config.target.clone(), method, abort, made);
-    Ok(Pending { device: Some(device), covered: None, stage: Stage::Visible(attachment) })
+    Ok(Pending {
+        device: Some(device),
+        covered: None,
+        stage: Stage::Visible(attachment),
+    })
 }
 
 /// The means to abort our connection, taken while it is certain which one that is.
@@ -324,13 +363,19 @@ fn refused(target: &Path, errno: Errno, reason: Option<String>) -> AttachError {
         ),
         errno => {
             let reason = reason.unwrap_or_else(|| says(errno));
-            AttachError::new(Kind::Refused, format!("the kernel refused to mount on {name}: {reason}"))
+            AttachError::new(
+                Kind::Refused,
+                format!("the kernel refused to mount on {name}: {reason}"),
+            )
         }
     }
 }
 
 fn unidentified(config: &Config, errno: Errno) -> AttachError {
     let name = shown(&config.target);
-    let text = format!("can't find the new mount on {name} in the mount table: {}", says(errno));
+    let text = format!(
+        "can't find the new mount on {name} in the mount table: {}",
+        says(errno)
+    );
     AttachError::new(Kind::System, text)
 }

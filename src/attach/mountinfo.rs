@@ -44,13 +44,17 @@ pub(crate) fn read() -> std::io::Result<Vec<Entry>> {
 
 /// The entries of `text`; a line that has not the documented form is left out.
 pub(crate) fn parse(text: &[u8]) -> Vec<Entry> {
-    text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
+    text.split(|&byte| byte == b'\n')
+        .filter_map(parse_line)
+        .collect()
 }
 
 /// The uppermost entry at the longest mount point that `path` lies in or is.
 pub(crate) fn holding<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
     // Of several at one place the later one is on top, and `max_by_key` keeps the last.
-    let on_the_way = entries.iter().filter(|entry| path.starts_with(&entry.mount_point));
+    let on_the_way = entries
+        .iter()
+        .filter(|entry| path.starts_with(&entry.mount_point));
     on_the_way.max_by_key(|entry| entry.mount_point.as_os_str().len())
 }
 
@@ -68,7 +72,10 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     Some(Entry {
         id,
         parent,
-        device: DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? },
+        device: DeviceNumber {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        },
         mount_point,
         fs_type: unescape(fields.next()?),
         source: unescape(fields.next()?),
@@ -110,13 +117,17 @@ mod tests {
 
     #[test]
     fn the_line_of_the_manual_page() {
-        let line = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        let line =
+            b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
         assert_eq!(
             entry(line),
             Entry {
                 id: 36,
                 parent: 35,
-                device: DeviceNumber { major: 98, minor: 0 },
+                device: DeviceNumber {
+                    major: 98,
+                    minor: 0
+                },
                 mount_point: "/mnt2".into(),
                 fs_type: "ext3".into(),
                 source: "/dev/root".into(),
@@ -156,7 +167,8 @@ mod tests {
 
     #[test]
     fn lines_of_another_form_are_left_out() {
-        let text = b"\n1 2 0:3 / /a rw - tmpfs t rw\n1 2 / /a\nx 2 0:3 / /a rw - t t rw\n1 2 0:3 / /b rw";
+        let text =
+            b"\n1 2 0:3 / /a rw - tmpfs t rw\n1 2 / /a\nx 2 0:3 / /a rw - t t rw\n1 2 0:3 / /b rw";
         assert_eq!(parse(text).len(), 1);
     }
 

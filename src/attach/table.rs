@@ -33,8 +33,15 @@ impl Label {
             fs_type.push(".");
             fs_type.push(&config.mount.subtype);
         }
-        let source = config.mount.fsname.as_deref().unwrap_or(config.source.as_os_str());
-        Self { fs_type, source: source.to_owned() }
+        let source = config
+            .mount
+            .fsname
+            .as_deref()
+            .unwrap_or(config.source.as_os_str());
+        Self {
+            fs_type,
+            source: source.to_owned(),
+        }
     }
 
     fn fits(&self, entry: &Entry) -> bool {
@@ -65,7 +72,10 @@ impl Identity {
         Ok(Self {
             unique: unique_id(&fd)?,
             recycled: stat.stx_mnt_id,
-            device: DeviceNumber { major: stat.stx_dev_major, minor: stat.stx_dev_minor },
+            device: DeviceNumber {
+                major: stat.stx_dev_major,
+                minor: stat.stx_dev_minor,
+            },
             label: label.clone(),
         })
     }
@@ -77,7 +87,9 @@ impl Identity {
         let table = read_table()?;
         let mut new: Vec<&Entry> = table
             .iter()
-            .filter(|entry| entry.is_fuse() && entry.mount_point == place && !before.contains(entry))
+            .filter(|entry| {
+                entry.is_fuse() && entry.mount_point == place && !before.contains(entry)
+            })
             .collect();
         // Two daemons that mount at one place at the same moment differ in source or type.
         new.sort_by_key(|entry| !label.fits(entry));
@@ -125,7 +137,9 @@ impl Identity {
         match self.by_id(sys::statmount) {
             Some(Ok(status)) => Ok(Some(OsString::from_vec(status.mount_point).into())),
             Some(Err(Errno::NOENT)) => Ok(None),
-            Some(Err(_)) | None => Ok(self.find(&read_table()?).map(|ours| ours.mount_point.clone())),
+            Some(Err(_)) | None => Ok(self
+                .find(&read_table()?)
+                .map(|ours| ours.mount_point.clone())),
         }
     }
 
@@ -136,7 +150,9 @@ impl Identity {
             Some(Err(Errno::NOENT)) => Ok(Vec::new()),
             Some(Err(_)) | None => {
                 let table = read_table()?;
-                let Some(ours) = self.find(&table) else { return Ok(Vec::new()) };
+                let Some(ours) = self.find(&table) else {
+                    return Ok(Vec::new());
+                };
                 let upper = table.iter().filter(|entry| entry.parent == ours.id);
                 Ok(upper.map(|entry| entry.mount_point.clone()).collect())
             }
@@ -154,7 +170,10 @@ impl Identity {
     /// Our mount as a kernel before 6.8 lets it be known.
     #[cfg(test)]
     pub(crate) fn without_unique_id(&self) -> Self {
-        Self { unique: None, ..self.clone() }
+        Self {
+            unique: None,
+            ..self.clone()
+        }
     }
 
     fn find<'a>(&self, table: &'a [Entry]) -> Option<&'a Entry> {
@@ -186,7 +205,10 @@ pub(crate) fn entry_of(fd: impl AsFd) -> Result<Option<Entry>, Errno> {
 
 /// The table's name for the mount in `entry`.
 pub(crate) fn label_of(entry: &Entry) -> Label {
-    Label { fs_type: entry.fs_type.clone(), source: entry.source.clone() }
+    Label {
+        fs_type: entry.fs_type.clone(),
+        source: entry.source.clone(),
+    }
 }
 
 /// The whole table.
@@ -197,7 +219,11 @@ pub(crate) fn read_table() -> Result<Vec<Entry>, Errno> {
 /// Opens what lies at `path` without asking its file system's server and without triggering an
 /// automount (`O_DIRECTORY` would): for a look at it only.
 pub(crate) fn open_quietly(path: &Path) -> Result<std::os::fd::OwnedFd, Errno> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// statx of `fd` itself from what the kernel knows, without a request to a server.
@@ -207,5 +233,9 @@ pub(crate) fn stat_quietly(fd: impl AsFd, mask: StatxFlags) -> Result<Statx, Err
 }
 
 fn unique_id(fd: impl AsFd) -> Result<Option<u64>, Errno> {
-    if features::is_off("unique-mount-id") { Ok(None) } else { sys::unique_mount_id(fd) }
+    if features::is_off("unique-mount-id") {
+        Ok(None)
+    } else {
+        sys::unique_mount_id(fd)
+    }
 }

@@ -17,8 +17,8 @@ use super::error::{AttachError, AttachErrorKind as Kind, says, shown};
 use super::mountinfo::{self, Entry};
 use super::table::{self, Identity};
 use crate::config::Config;
-use crate::sys::ask::{Question, ask};
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sys::ask::{Question, ask};
 
 /// How long a FUSE daemon on the way to MNT may take to answer.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -38,7 +38,11 @@ pub(crate) struct Target {
 /// Looks at `config.target` and readies it.
 pub(crate) fn ready(config: &Config) -> Result<Target, AttachError> {
     let path = &config.target;
-    let made = if config.make_target { make(path)? } else { None };
+    let made = if config.make_target {
+        make(path)?
+    } else {
+        None
+    };
     for _ in 0..MOST_DEAD {
         match look(path)? {
             Found::Directory(directory) => return Ok(Target { directory, made }),
@@ -52,7 +56,10 @@ pub(crate) fn ready(config: &Config) -> Result<Target, AttachError> {
     }
     Err(AttachError::new(
         Kind::TargetDead,
-        format!("{MOST_DEAD} dead mounts were taken off {} and there are more", shown(path)),
+        format!(
+            "{MOST_DEAD} dead mounts were taken off {} and there are more",
+            shown(path)
+        ),
     ))
 }
 
@@ -80,7 +87,10 @@ fn look(path: &Path) -> Result<Found, AttachError> {
     if !seen.is_directory {
         return Err(AttachError::new(
             Kind::TargetNotDirectory,
-            format!("{} is not a directory: name a directory to mount on", shown(path)),
+            format!(
+                "{} is not a directory: name a directory to mount on",
+                shown(path)
+            ),
         ));
     }
     Ok(Found::Directory(seen.object))
@@ -103,7 +113,11 @@ fn observe(object: OwnedFd) -> Result<Seen, Errno> {
         Err(Errno::ACCESS) => true,
         Err(errno) => return Err(errno),
     };
-    Ok(Seen { object, is_directory, fuse })
+    Ok(Seen {
+        object,
+        is_directory,
+        fuse,
+    })
 }
 
 /// Sees that `path` can be looked up without waiting for ever.
@@ -115,8 +129,12 @@ fn lookup_answers(path: &Path) -> Result<(), AttachError> {
 
 /// The answer to `question`, which is about `path`.
 fn asked(path: &Path, question: Question<'_>) -> Result<Result<(), Errno>, AttachError> {
-    let asked = ask(question, LIMIT).map_err(|errno| {
-        let text = format!("can't find out whether {} answers: {}", shown(path), says(errno));
+    let asked = ask(question, LIMIT, || ()).map_err(|errno| {
+        let text = format!(
+            "can't find out whether {} answers: {}",
+            shown(path),
+            says(errno)
+        );
         AttachError::new(Kind::System, text)
     })?;
     asked.ok_or_else(|| unresponsive(path))
@@ -125,7 +143,11 @@ fn asked(path: &Path, question: Question<'_>) -> Result<Result<(), Errno>, Attac
 /// Takes exactly the dead mount that `root` is the root of away.
 fn detach_dead(path: &Path, root: &OwnedFd, entry: &Entry) -> Result<(), AttachError> {
     let identity = Identity::of(root, &table::label_of(entry)).map_err(|errno| {
-        let text = format!("can't tell which mount lies at {}: {}", shown(path), says(errno));
+        let text = format!(
+            "can't tell which mount lies at {}: {}",
+            shown(path),
+            says(errno)
+        );
         AttachError::new(Kind::System, text)
     })?;
     let detached = if super::may_mount() {
@@ -198,9 +220,15 @@ fn unreachable_because(path: &Path, errno: Errno) -> AttachError {
         ),
         Errno::NOTCONN | Errno::CONNREFUSED | Errno::CONNABORTED => match holder(path) {
             Some(entry) => return dead(path, &entry, entry.mount_point == path),
-            None => (Kind::TargetDead, format!("{name} can't be reached: {}", says(errno))),
+            None => (
+                Kind::TargetDead,
+                format!("{name} can't be reached: {}", says(errno)),
+            ),
         },
-        errno => (Kind::TargetUnusable, format!("{name} can't be reached: {}", says(errno))),
+        errno => (
+            Kind::TargetUnusable,
+            format!("{name} can't be reached: {}", says(errno)),
+        ),
     };
     AttachError::new(kind, message)
 }
@@ -246,7 +274,11 @@ impl MadeDirectory {
         match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
             Ok(()) => {
                 let object = object_at(&path).ok();
-                Ok(Some(Self { path, object, removed: AtomicBool::new(false) }))
+                Ok(Some(Self {
+                    path,
+                    object,
+                    removed: AtomicBool::new(false),
+                }))
             }
             Err(Errno::EXIST) => Ok(None),
             Err(errno) => Err(errno),

@@ -59,7 +59,11 @@ struct Counts {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = if arguments.verify { verify(&arguments.directory) } else { churn(&arguments) };
+    let outcome = if arguments.verify {
+        verify(&arguments.directory)
+    } else {
+        churn(&arguments)
+    };
     outcome.unwrap_or_else(|error| {
         eprintln!("loopfs-churn: {}: {error}", arguments.directory.display());
         ExitCode::FAILURE
@@ -70,21 +74,35 @@ fn churn(arguments: &Arguments) -> io::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     let handler = Arc::clone(&stop);
     ctrlc::set_handler(move || handler.store(true, Ordering::SeqCst)).map_err(io::Error::other)?;
-    let deadline = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let top = arguments.directory.join(format!("churn-{}", std::process::id()));
+    let deadline = arguments
+        .seconds
+        .map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let top = arguments
+        .directory
+        .join(format!("churn-{}", std::process::id()));
     fs::create_dir(&top)?;
     let counts = Counts::default();
     thread::scope(|scope| {
         for number in 0..arguments.jobs {
-            let job = Job { number, top: &top, counts: &counts };
+            let job = Job {
+                number,
+                top: &top,
+                counts: &counts,
+            };
             let stop = &stop;
             scope.spawn(move || {
-                job.run(|| stop.load(Ordering::SeqCst) || deadline.is_some_and(|at| Instant::now() >= at));
+                job.run(|| {
+                    stop.load(Ordering::SeqCst) || deadline.is_some_and(|at| Instant::now() >= at)
+                });
             });
         }
     });
     println!("{}", counts.line());
-    Ok(if counts.errors.load(Ordering::SeqCst) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if counts.errors.load(Ordering::SeqCst) == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 impl Counts {
@@ -136,7 +154,10 @@ impl Job<'_> {
     fn round(&self, round: u64) -> io::Result<()> {
         let name = format!("{}-{round}", self.number);
         let content = content_of(&name);
-        let (partial, whole) = (self.top.join(format!("partial-{name}")), self.top.join(format!("{WHOLE}{name}")));
+        let (partial, whole) = (
+            self.top.join(format!("partial-{name}")),
+            self.top.join(format!("{WHOLE}{name}")),
+        );
         let mut file = File::create_new(&partial)?;
         add(&self.counts.created);
         for piece in content.chunks(4_096) {
@@ -144,7 +165,7 @@ impl Job<'_> {
         }
         // The last close of a written file reports what an earlier write could not: every tenth is
         // also made durable, so that fsync takes part.
-        if round % KEEP_EVERY == 0 {
+        if round.is_multiple_of(KEEP_EVERY) {
             file.sync_all()?;
         }
         drop(file);
@@ -152,7 +173,7 @@ impl Job<'_> {
         add(&self.counts.checked);
         fs::rename(&partial, &whole)?;
         add(&self.counts.renamed);
-        if round % KEEP_EVERY == 0 {
+        if round.is_multiple_of(KEEP_EVERY) {
             add(&self.counts.kept);
             self.list()?;
         } else {
@@ -201,7 +222,11 @@ fn check(path: &Path, expected: &[u8]) -> io::Result<()> {
     if found == expected {
         return Ok(());
     }
-    let at = found.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
+    let at = found
+        .iter()
+        .zip(expected)
+        .position(|(a, b)| a != b)
+        .unwrap_or(found.len().min(expected.len()));
     let message = format!(
         "{}: wrong content: {} bytes instead of {}, the first difference at {at}",
         path.display(),
@@ -221,7 +246,11 @@ fn verify(directory: &Path) -> io::Result<ExitCode> {
         }
         for entry in fs::read_dir(run.path())? {
             let entry = entry?;
-            let Some(name) = entry.file_name().to_str().and_then(|name| name.strip_prefix(WHOLE)).map(str::to_owned)
+            let Some(name) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_prefix(WHOLE))
+                .map(str::to_owned)
             else {
                 continue;
             };
@@ -233,5 +262,9 @@ fn verify(directory: &Path) -> io::Result<ExitCode> {
         }
     }
     println!("whole={whole} errors={errors}");
-    Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if errors == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

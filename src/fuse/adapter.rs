@@ -54,8 +54,18 @@ impl Adapter {
         options: &Options,
         negotiated: Arc<Mutex<String>>,
     ) -> Self {
-        let Options { caching, kernel_checks, .. } = *options;
-        Self { tree, service, caching, kernel_checks, negotiated }
+        let Options {
+            caching,
+            kernel_checks,
+            ..
+        } = *options;
+        Self {
+            tree,
+            service,
+            caching,
+            kernel_checks,
+            negotiated,
+        }
     }
 
     fn found(&self, entry: Entry) -> Found {
@@ -77,7 +87,10 @@ impl Adapter {
         if self.kernel_checks {
             // Listing with attributes needs search permission on the directory, which only a
             // daemon that may act for everybody has wherever the caller may list.
-            wanted.extend([InitFlags::FUSE_DO_READDIRPLUS, InitFlags::FUSE_READDIRPLUS_AUTO]);
+            wanted.extend([
+                InitFlags::FUSE_DO_READDIRPLUS,
+                InitFlags::FUSE_READDIRPLUS_AUTO,
+            ]);
             wanted.push(InitFlags::FUSE_POSIX_ACL);
         }
         wanted
@@ -88,7 +101,9 @@ impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let (mut used, mut missing) = (Vec::new(), Vec::new());
         for capability in self.wanted() {
-            let names = capability.iter_names().map(|(name, _)| name.trim_start_matches("FUSE_"));
+            let names = capability
+                .iter_names()
+                .map(|(name, _)| name.trim_start_matches("FUSE_"));
             match config.add_capabilities(capability) {
                 Ok(()) => used.extend(names),
                 Err(_) => missing.extend(names),
@@ -112,7 +127,9 @@ impl Filesystem for Adapter {
         self.service.serve(caller(req), Op::Lookup, reply, |_, _| {
             match self.tree.lookup(node(parent), name) {
                 Ok(entry) => Ok(self.found(entry)),
-                Err(error) if error.errno() == CoreErrno::NOENT && !self.caching.negative.is_zero() => {
+                Err(error)
+                    if error.errno() == CoreErrno::NOENT && !self.caching.negative.is_zero() =>
+                {
                     Ok(Found(None, self.caching))
                 }
                 Err(error) => Err(error),
@@ -121,7 +138,8 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.service.serve_silently(Op::Forget, || self.tree.forget(node(ino), nlookup));
+        self.service
+            .serve_silently(Op::Forget, || self.tree.forget(node(ino), nlookup));
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -149,7 +167,14 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
-        let changes = Changes { mode, uid, gid, size, atime, mtime };
+        let changes = Changes {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+        };
         self.service.serve(caller(req), Op::Setattr, reply, |_, _| {
             let attr = self.tree.setattr(node(ino), &changes, fh.map(|fh| fh.0))?;
             Ok((attr, self.caching))
@@ -157,7 +182,10 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.service.serve(caller(req), Op::Readlink, reply, |_, _| self.tree.readlink(node(ino)));
+        self.service
+            .serve(caller(req), Op::Readlink, reply, |_, _| {
+                self.tree.readlink(node(ino))
+            });
     }
 
     fn mknod(
@@ -170,10 +198,18 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.service.serve(caller(req), Op::Mknod, reply, |caller, _| {
-            let new = NewName { parent: node(parent), name, mode, umask };
-            self.tree.mknod(*caller, new, decode_device(rdev)).map(|entry| self.found(entry))
-        });
+        self.service
+            .serve(caller(req), Op::Mknod, reply, |caller, _| {
+                let new = NewName {
+                    parent: node(parent),
+                    name,
+                    mode,
+                    umask,
+                };
+                self.tree
+                    .mknod(*caller, new, decode_device(rdev))
+                    .map(|entry| self.found(entry))
+            });
     }
 
     fn mkdir(
@@ -185,20 +221,28 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.service.serve(caller(req), Op::Mkdir, reply, |caller, _| {
-            let new = NewName { parent: node(parent), name, mode, umask };
-            self.tree.mkdir(*caller, new).map(|entry| self.found(entry))
-        });
+        self.service
+            .serve(caller(req), Op::Mkdir, reply, |caller, _| {
+                let new = NewName {
+                    parent: node(parent),
+                    name,
+                    mode,
+                    umask,
+                };
+                self.tree.mkdir(*caller, new).map(|entry| self.found(entry))
+            });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.service
-            .serve(caller(req), Op::Unlink, reply, |_, _| self.tree.unlink(node(parent), name));
+        self.service.serve(caller(req), Op::Unlink, reply, |_, _| {
+            self.tree.unlink(node(parent), name)
+        });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.service
-            .serve(caller(req), Op::Rmdir, reply, |_, _| self.tree.rmdir(node(parent), name));
+        self.service.serve(caller(req), Op::Rmdir, reply, |_, _| {
+            self.tree.rmdir(node(parent), name)
+        });
     }
 
     fn symlink(
@@ -209,11 +253,13 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.service.serve(caller(req), Op::Symlink, reply, |caller, _| {
-            let entry =
-                self.tree.symlink(*caller, node(parent), link_name, target.as_os_str())?;
-            Ok(self.found(entry))
-        });
+        self.service
+            .serve(caller(req), Op::Symlink, reply, |caller, _| {
+                let entry =
+                    self.tree
+                        .symlink(*caller, node(parent), link_name, target.as_os_str())?;
+                Ok(self.found(entry))
+            });
     }
 
     fn rename(
@@ -226,10 +272,11 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.service.serve(caller(req), Op::Rename, reply, |caller, _| {
-            let (from, to) = ((node(parent), name), (node(newparent), newname));
-            self.tree.rename(*caller, from, to, flags.bits())
-        });
+        self.service
+            .serve(caller(req), Op::Rename, reply, |caller, _| {
+                let (from, to) = ((node(parent), name), (node(newparent), newname));
+                self.tree.rename(*caller, from, to, flags.bits())
+            });
     }
 
     fn link(
@@ -241,13 +288,16 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.service.serve(caller(req), Op::Link, reply, |_, _| {
-            self.tree.link(node(ino), node(newparent), newname).map(|entry| self.found(entry))
+            self.tree
+                .link(node(ino), node(newparent), newname)
+                .map(|entry| self.found(entry))
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.service
-            .serve(caller(req), Op::Open, reply, |_, _| self.tree.open_file(node(ino), flags.0));
+        self.service.serve(caller(req), Op::Open, reply, |_, _| {
+            self.tree.open_file(node(ino), flags.0)
+        });
     }
 
     fn create(
@@ -260,11 +310,19 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.service.serve(caller(req), Op::Create, reply, |caller, _| {
-            let new = NewName { parent: node(parent), name, mode, umask };
-            let created = self.tree.create(*caller, new, flags, open_flags::exclusive(flags))?;
-            Ok((created, self.caching))
-        });
+        self.service
+            .serve(caller(req), Op::Create, reply, |caller, _| {
+                let new = NewName {
+                    parent: node(parent),
+                    name,
+                    mode,
+                    umask,
+                };
+                let created =
+                    self.tree
+                        .create(*caller, new, flags, open_flags::exclusive(flags))?;
+                Ok((created, self.caching))
+            });
     }
 
     fn read(
@@ -278,8 +336,9 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.service
-            .serve(caller(req), Op::Read, reply, |_, _| self.tree.read(fh.0, offset, size));
+        self.service.serve(caller(req), Op::Read, reply, |_, _| {
+            self.tree.read(fh.0, offset, size)
+        });
     }
 
     fn write(
@@ -301,8 +360,9 @@ impl Filesystem for Adapter {
             append: open_flags::append(flags.0) && !from_cache,
             sync: open_flags::data_sync(flags.0) && !from_cache,
         };
-        self.service
-            .serve(caller(req), Op::Write, reply, |_, _| self.tree.write(fh.0, offset, data, mode));
+        self.service.serve(caller(req), Op::Write, reply, |_, _| {
+            self.tree.write(fh.0, offset, data, mode)
+        });
     }
 
     fn flush(
@@ -313,7 +373,8 @@ impl Filesystem for Adapter {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.service.serve(caller(req), Op::Flush, reply, |_, _| self.tree.flush(fh.0));
+        self.service
+            .serve(caller(req), Op::Flush, reply, |_, _| self.tree.flush(fh.0));
     }
 
     fn release(
@@ -326,15 +387,28 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.service.serve(caller(req), Op::Release, reply, |_, _| self.tree.release(fh.0));
+        self.service.serve(caller(req), Op::Release, reply, |_, _| {
+            self.tree.release(fh.0)
+        });
     }
 
-    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.service.serve(caller(req), Op::Fsync, reply, |_, _| self.tree.fsync(fh.0, datasync));
+    fn fsync(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.service.serve(caller(req), Op::Fsync, reply, |_, _| {
+            self.tree.fsync(fh.0, datasync)
+        });
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.service.serve(caller(req), Op::Opendir, reply, |_, _| self.tree.opendir(node(ino)));
+        self.service.serve(caller(req), Op::Opendir, reply, |_, _| {
+            self.tree.opendir(node(ino))
+        });
     }
 
     fn readdir(
@@ -345,13 +419,14 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        self.service.serve(caller(req), Op::Readdir, reply, |_, reply| {
-            self.tree.readdir(fh.0, offset, |listed| {
-                let kind = kind(listed.kind.unwrap_or(FileType::Unknown));
-                let full = reply.add(INodeNo(listed.ino.0), listed.next, kind, listed.name);
-                if full { Room::Full } else { Room::Taken }
-            })
-        });
+        self.service
+            .serve(caller(req), Op::Readdir, reply, |_, reply| {
+                self.tree.readdir(fh.0, offset, |listed| {
+                    let kind = kind(listed.kind.unwrap_or(FileType::Unknown));
+                    let full = reply.add(INodeNo(listed.ino.0), listed.next, kind, listed.name);
+                    if full { Room::Full } else { Room::Taken }
+                })
+            });
     }
 
     fn readdirplus(
@@ -362,17 +437,18 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.service.serve(caller(req), Op::Readdirplus, reply, |_, reply| {
-            self.tree.readdirplus(fh.0, offset, |listed, known| {
-                // fuser has one time for both here: the shorter one is true for both.
-                let shorter = self.caching.attr.min(self.caching.entry);
-                let ttl = if known.keep { shorter } else { Duration::ZERO };
-                let attr = convert::attr(&known.attr);
-                let full =
-                    reply.add(attr.ino, listed.next, listed.name, &ttl, &attr, GENERATION);
-                if full { Room::Full } else { Room::Taken }
-            })
-        });
+        self.service
+            .serve(caller(req), Op::Readdirplus, reply, |_, reply| {
+                self.tree.readdirplus(fh.0, offset, |listed, known| {
+                    // fuser has one time for both here: the shorter one is true for both.
+                    let shorter = self.caching.attr.min(self.caching.entry);
+                    let ttl = if known.keep { shorter } else { Duration::ZERO };
+                    let attr = convert::attr(&known.attr);
+                    let full =
+                        reply.add(attr.ino, listed.next, listed.name, &ttl, &attr, GENERATION);
+                    if full { Room::Full } else { Room::Taken }
+                })
+            });
     }
 
     fn releasedir(
@@ -383,7 +459,10 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.service.serve(caller(req), Op::Releasedir, reply, |_, _| self.tree.releasedir(fh.0));
+        self.service
+            .serve(caller(req), Op::Releasedir, reply, |_, _| {
+                self.tree.releasedir(fh.0)
+            });
     }
 
     fn fsyncdir(
@@ -395,11 +474,15 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service
-            .serve(caller(req), Op::Fsyncdir, reply, |_, _| self.tree.fsyncdir(fh.0, datasync));
+            .serve(caller(req), Op::Fsyncdir, reply, |_, _| {
+                self.tree.fsyncdir(fh.0, datasync)
+            });
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.service.serve(caller(req), Op::Statfs, reply, |_, _| self.tree.statfs(node(ino)));
+        self.service.serve(caller(req), Op::Statfs, reply, |_, _| {
+            self.tree.statfs(node(ino))
+        });
     }
 
     fn setxattr(
@@ -412,30 +495,37 @@ impl Filesystem for Adapter {
         _position: u32, // macOS resource forks
         reply: ReplyEmpty,
     ) {
-        self.service.serve(caller(req), Op::Setxattr, reply, |caller, _| {
-            self.tree.setxattr(*caller, node(ino), name, value, flags)
-        });
+        self.service
+            .serve(caller(req), Op::Setxattr, reply, |caller, _| {
+                self.tree.setxattr(*caller, node(ino), name, value, flags)
+            });
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.service.serve(caller(req), Op::Getxattr, reply, |_, _| {
-            self.tree.getxattr(node(ino), name, size)
-        });
+        self.service
+            .serve(caller(req), Op::Getxattr, reply, |_, _| {
+                self.tree.getxattr(node(ino), name, size)
+            });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.service
-            .serve(caller(req), Op::Listxattr, reply, |_, _| self.tree.listxattr(node(ino), size));
+            .serve(caller(req), Op::Listxattr, reply, |_, _| {
+                self.tree.listxattr(node(ino), size)
+            });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.service
-            .serve(caller(req), Op::Removexattr, reply, |_, _| self.tree.removexattr(node(ino), name));
+            .serve(caller(req), Op::Removexattr, reply, |_, _| {
+                self.tree.removexattr(node(ino), name)
+            });
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        self.service
-            .serve(caller(req), Op::Access, reply, |_, _| self.tree.access(node(ino), mask.bits()));
+        self.service.serve(caller(req), Op::Access, reply, |_, _| {
+            self.tree.access(node(ino), mask.bits())
+        });
     }
 
     fn fallocate(
@@ -448,9 +538,10 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.service.serve(caller(req), Op::Fallocate, reply, |_, _| {
-            self.tree.fallocate(fh.0, mode, offset, length)
-        });
+        self.service
+            .serve(caller(req), Op::Fallocate, reply, |_, _| {
+                self.tree.fallocate(fh.0, mode, offset, length)
+            });
     }
 
     fn lseek(
@@ -462,8 +553,9 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.service
-            .serve(caller(req), Op::Lseek, reply, |_, _| self.tree.lseek(fh.0, offset, whence));
+        self.service.serve(caller(req), Op::Lseek, reply, |_, _| {
+            self.tree.lseek(fh.0, offset, whence)
+        });
     }
 
     fn copy_file_range(
@@ -479,9 +571,11 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags, // none is defined
         reply: ReplyWrite,
     ) {
-        self.service.serve(caller(req), Op::CopyFileRange, reply, |_, _| {
-            self.tree.copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len)
-        });
+        self.service
+            .serve(caller(req), Op::CopyFileRange, reply, |_, _| {
+                self.tree
+                    .copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len)
+            });
     }
 
     fn ioctl(
@@ -497,7 +591,11 @@ impl Filesystem for Adapter {
     ) {
         self.service.serve(caller(req), Op::Ioctl, reply, |_, _| {
             let ioctl = Ioctl::new(cmd)?;
-            self.service.check_class(if ioctl.changes() { Class::Change } else { Class::Read })?;
+            self.service.check_class(if ioctl.changes() {
+                Class::Change
+            } else {
+                Class::Read
+            })?;
             let is_dir = flags.contains(IoctlFlags::FUSE_IOCTL_DIR);
             let answer = self.tree.ioctl(fh.0, is_dir, ioctl, in_data);
             answer.map(|data| fitted(data, out_size))

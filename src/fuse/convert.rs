@@ -4,14 +4,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, INodeNo, TimeOrNow};
 
+use crate::loopback::Caller;
 use crate::loopback::attr::{Attr, SetTime, Time};
 use crate::loopback::inode::NodeNo;
-use crate::loopback::Caller;
 use crate::sys::fs::FileType;
 
 /// Who asks.
 pub(super) fn caller(request: &fuser::Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        pid: request.pid(),
+    }
 }
 
 /// A node number.
@@ -83,7 +87,9 @@ fn system_time(time: Time) -> SystemTime {
     } else {
         UNIX_EPOCH.checked_add(secs)
     };
-    whole.and_then(|whole| whole.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
+    whole
+        .and_then(|whole| whole.checked_add(nanos))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 /// A time from a setattr. fuser 0.18.0 subtracts seconds and nanoseconds for times before 1970,
@@ -112,7 +118,10 @@ fn encode_device((major, minor): (u32, u32)) -> u32 {
 
 /// Major and minor number from that encoding (`new_decode_dev`).
 pub(super) fn decode_device(device: u32) -> (u32, u32) {
-    ((device & 0xf_ff00) >> 8, (device & 0xff) | (device >> 12 & 0xf_ff00))
+    (
+        (device & 0xf_ff00) >> 8,
+        (device & 0xff) | (device >> 12 & 0xf_ff00),
+    )
 }
 
 #[cfg(test)]
@@ -139,7 +148,13 @@ mod tests {
 
     #[test]
     fn times_before_1970_keep_their_nanoseconds() {
-        for (secs, nanos) in [(0, 0), (5, 1), (-1, 0), (-1, 500_000_000), (-2_000_000_000, 999_999_999)] {
+        for (secs, nanos) in [
+            (0, 0),
+            (5, 1),
+            (-1, 0),
+            (-1, 500_000_000),
+            (-2_000_000_000, 999_999_999),
+        ] {
             let expected = SetTime::At(Time { secs, nanos });
             assert_eq!(set_time(as_fuser_reads(secs, nanos)), expected);
         }
@@ -147,11 +162,27 @@ mod tests {
 
     #[test]
     fn times_in_replies_count_forward_from_their_second() {
-        let time = system_time(Time { secs: -1, nanos: 250_000_000 });
-        assert_eq!(UNIX_EPOCH.duration_since(time).ok(), Some(Duration::from_millis(750)));
+        let time = system_time(Time {
+            secs: -1,
+            nanos: 250_000_000,
+        });
+        assert_eq!(
+            UNIX_EPOCH.duration_since(time).ok(),
+            Some(Duration::from_millis(750))
+        );
         let time = system_time(Time { secs: 3, nanos: 7 });
-        assert_eq!(time.duration_since(UNIX_EPOCH).ok(), Some(Duration::new(3, 7)));
-        assert_eq!(system_time(Time { secs: i64::MIN, nanos: 0 }) , UNIX_EPOCH
-            .checked_sub(Duration::from_secs(i64::MIN.unsigned_abs())).unwrap_or(UNIX_EPOCH));
+        assert_eq!(
+            time.duration_since(UNIX_EPOCH).ok(),
+            Some(Duration::new(3, 7))
+        );
+        assert_eq!(
+            system_time(Time {
+                secs: i64::MIN,
+                nanos: 0
+            }),
+            UNIX_EPOCH
+                .checked_sub(Duration::from_secs(i64::MIN.unsigned_abs()))
+                .unwrap_or(UNIX_EPOCH)
+        );
     }
 }

@@ -80,7 +80,10 @@ impl Server {
         let adapter = Adapter::new(tree, service, options, Arc::clone(&negotiated));
         let session = fuser::Session::from_fd(adapter, device, acl, config)?;
         let negotiated = crate::sync::lock(&negotiated).clone();
-        Ok(Self { session, negotiated })
+        Ok(Self {
+            session,
+            negotiated,
+        })
     }
 
     /// What was agreed with the kernel, in a line for the log.
@@ -106,6 +109,8 @@ impl Server {
     /// }
     /// ```
     pub fn run(self) -> Ended {
-        Ended { result: self.session.run() }
+        Ended {
+            result: self.session.run(),
+        }
     }
 }

@@ -54,22 +54,39 @@ respond!(ReplyXattr, Answer, |reply, answer| match answer {
     Answer::Size(size) => reply.size(size),
     Answer::Data(data) => reply.data(&data),
 });
-respond!(ReplyEntry, Found, |reply, Found(entry, caching)| match entry {
-    Some(Entry { lookup, attr }) => {
+respond!(
+    ReplyEntry,
+    Found,
+    |reply, Found(entry, caching)| match entry {
+        Some(Entry { lookup, attr }) => {
+            let attr = convert::attr(&attr);
+            lookup.into_kernel();
+            reply.entry_with_ttls(&caching.attr, &caching.entry, &attr, GENERATION);
+        }
+        None => reply.entry(&caching.negative, &convert::no_entry(), GENERATION),
+    }
+);
+respond!(
+    ReplyCreate,
+    (Created, Caching),
+    |reply, (created, caching)| {
+        let Created {
+            entry: Entry { lookup, attr },
+            handle,
+        } = created;
         let attr = convert::attr(&attr);
         lookup.into_kernel();
-        reply.entry_with_ttls(&caching.attr, &caching.entry, &attr, GENERATION);
+        // fuser has one time for both here: the shorter one is true for both.
+        let ttl = caching.attr.min(caching.entry);
+        reply.created(
+            &ttl,
+            &attr,
+            GENERATION,
+            FileHandle(handle),
+            FopenFlags::empty(),
+        );
     }
-    None => reply.entry(&caching.negative, &convert::no_entry(), GENERATION),
-});
-respond!(ReplyCreate, (Created, Caching), |reply, (created, caching)| {
-    let Created { entry: Entry { lookup, attr }, handle } = created;
-    let attr = convert::attr(&attr);
-    lookup.into_kernel();
-    // fuser has one time for both here: the shorter one is true for both.
-    let ttl = caching.attr.min(caching.entry);
-    reply.created(&ttl, &attr, GENERATION, FileHandle(handle), FopenFlags::empty());
-});
+);
 respond!(ReplyDirectoryPlus, Vec<LookupRef>, |reply, lookups| {
     lookups.into_iter().for_each(LookupRef::into_kernel);
     reply.ok();

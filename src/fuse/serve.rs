@@ -34,8 +34,18 @@ pub(super) struct Service {
 impl Service {
     /// A service over the gate that shutdown closes.
     #[must_use]
-    pub(super) fn new(gate: Arc<Gate>, counters: Arc<Counters>, faults: Faults, read_only: bool) -> Self {
-        Self { gate, counters, faults, read_only }
+    pub(super) fn new(
+        gate: Arc<Gate>,
+        counters: Arc<Counters>,
+        faults: Faults,
+        read_only: bool,
+    ) -> Self {
+        Self {
+            gate,
+            counters,
+            faults,
+            read_only,
+        }
     }
 
     /// Serves one request. `f` does the work; it has the reply at hand only to fill it (a listing)
@@ -82,16 +92,21 @@ impl Service {
     /// Refuses a change of a read-only mount. The kernel does so too; an operation whose class
     /// only its arguments tell asks here.
     pub(super) fn check_class(&self, class: Class) -> Result<()> {
-        if self.read_only && class == Class::Change { Err(Error::READ_ONLY) } else { Ok(()) }
+        if self.read_only && class == Class::Change {
+            Err(Error::READ_ONLY)
+        } else {
+            Ok(())
+        }
     }
 
     fn admit(&self, op: Op) -> Result<()> {
         self.check_class(op.class())?;
         match self.faults.get(op) {
             None => Ok(()),
-            Some(Fault::Errno(errno)) => {
-                Err(Error::new(Errno::from_raw_os_error(errno), "a fault that was asked for"))
-            }
+            Some(Fault::Errno(errno)) => Err(Error::new(
+                Errno::from_raw_os_error(errno),
+                "a fault that was asked for",
+            )),
             #[allow(clippy::panic)] // what the fault is for
             Some(Fault::Panic) => panic!("a panic that was asked for"),
         }
@@ -127,7 +142,10 @@ mod tests {
 
     impl Note {
         fn new(log: &Rc<RefCell<Vec<std::result::Result<u32, i32>>>>) -> Self {
-            Self { log: Rc::clone(log), sent: false }
+            Self {
+                log: Rc::clone(log),
+                sent: false,
+            }
         }
     }
 
@@ -155,11 +173,20 @@ mod tests {
         Errno::IO.raw_os_error()
     }
 
-    const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1 };
+    const CALLER: Caller = Caller {
+        uid: 0,
+        gid: 0,
+        pid: 1,
+    };
 
     fn service(faults: &str, read_only: bool) -> Service {
         let faults = Faults::parse(faults).unwrap();
-        Service::new(Arc::new(Gate::new()), Arc::new(Counters::new()), faults, read_only)
+        Service::new(
+            Arc::new(Gate::new()),
+            Arc::new(Counters::new()),
+            faults,
+            read_only,
+        )
     }
 
     #[test]
@@ -186,10 +213,17 @@ mod tests {
     #[test]
     fn a_closed_gate_and_a_read_only_mount_refuse_before_anything_is_done() {
         let (service, log) = (service("", true), Rc::default());
-        service.serve(CALLER, Op::Unlink, Note::new(&log), |_, _| panic!("not to be called"));
+        service.serve(CALLER, Op::Unlink, Note::new(&log), |_, _| {
+            panic!("not to be called")
+        });
         service.gate.close();
-        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| panic!("not to be called"));
-        assert_eq!(*log.borrow(), [Err(Error::READ_ONLY.code()), Err(Error::CLOSING.code())]);
+        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| {
+            panic!("not to be called")
+        });
+        assert_eq!(
+            *log.borrow(),
+            [Err(Error::READ_ONLY.code()), Err(Error::CLOSING.code())]
+        );
         assert_eq!(service.counters.total(Outcome::Panicked), 0);
     }
 

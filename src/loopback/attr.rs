@@ -49,7 +49,10 @@ pub struct Time {
 
 impl From<StatxTimestamp> for Time {
     fn from(time: StatxTimestamp) -> Self {
-        Self { secs: time.tv_sec, nanos: time.tv_nsec }
+        Self {
+            secs: time.tv_sec,
+            nanos: time.tv_nsec,
+        }
     }
 }
 
@@ -122,7 +125,11 @@ impl Loopback {
         let stat = fs::stat(inode.object()).tried("statx")?;
         // The root's node number is FUSE's, its st_ino is still SRC's own.
         let root = inode.number() == NodeNo::ROOT;
-        let ino = if root { NodeNo(self.root_ino()) } else { inode.number() };
+        let ino = if root {
+            NodeNo(self.root_ino())
+        } else {
+            inode.number()
+        };
         Ok(Attr::new(ino, &stat))
     }
 

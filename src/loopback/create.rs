@@ -66,7 +66,9 @@ impl Loopback {
         .tried("creating a file")?;
         let object = fs::reopen_object(file.as_fd()).tried("open")?;
         let entry = self.enter(object)?;
-        let handle = self.files.insert(FileHandle::new(Arc::clone(entry.lookup.inode()), file));
+        let handle = self
+            .files
+            .insert(FileHandle::new(Arc::clone(entry.lookup.inode()), file));
         Ok(Created { entry, handle })
     }
 

@@ -94,10 +94,17 @@ impl Loopback {
     }
 
     /// Attributes and lookup count of a listed name; `None` when it has gone.
-    fn known(&self, dir: &DirHandle, listed: &Listed<'_>) -> Result<Option<(Known, Option<LookupRef>)>> {
+    fn known(
+        &self,
+        dir: &DirHandle,
+        listed: &Listed<'_>,
+    ) -> Result<Option<(Known, Option<LookupRef>)>> {
         if matches!(listed.name.as_bytes(), b"." | b"..") {
             // The kernel reads the type and number of these two and nothing else.
-            let attr = Attr { ino: listed.ino, ..self.attr_of(&dir.inode)? };
+            let attr = Attr {
+                ino: listed.ino,
+                ..self.attr_of(&dir.inode)?
+            };
             return Ok(Some((Known { attr, keep: true }, None)));
         }
         let name = CString::new(listed.name.as_bytes()).map_err(|_| Error::BAD_NAME)?;
@@ -126,7 +133,10 @@ impl Loopback {
         let mut stream = lock(&dir.stream);
         stream.seek(cookie).tried("lseek")?;
         while let Some(entry) = stream.peek().tried("getdents64")? {
-            let identity = Identity { ino: entry.ino, ..dir.inode.identity() };
+            let identity = Identity {
+                ino: entry.ino,
+                ..dir.inode.identity()
+            };
             let listed = Listed {
                 ino: self.numbering.number(identity),
                 next: entry.next,

@@ -38,7 +38,8 @@ impl Loopback {
     /// Writes `data` at `offset`, or at the end; the number of bytes written.
     pub fn write(&self, handle: u64, offset: u64, data: &[u8], mode: WriteMode) -> Result<u32> {
         range(offset, data.len() as u64)?;
-        let written = fs::write_at(self.file(handle)?.file(), offset, data, mode).tried("pwrite")?;
+        let written =
+            fs::write_at(self.file(handle)?.file(), offset, data, mode).tried("pwrite")?;
         u32::try_from(written).map_err(|_| Error::BAD_RANGE)
     }
 

@@ -51,7 +51,10 @@ impl<T> Handles<T> {
     /// An empty table.
     #[must_use]
     pub fn new() -> Self {
-        Self { next: AtomicU64::new(1), open: RwLock::new(HashMap::new()) }
+        Self {
+            next: AtomicU64::new(1),
+            open: RwLock::new(HashMap::new()),
+        }
     }
 
     /// Enters an open object; its number.
@@ -78,7 +81,10 @@ impl<T> Handles<T> {
     /// How many are open.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.open.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.open
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Whether none is open.

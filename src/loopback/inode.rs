@@ -54,7 +54,12 @@ impl Inode {
     #[must_use]
     pub fn new(number: NodeNo, stat: &Statx, object: OwnedFd) -> Self {
         let kind = FileType::from_raw_mode(stat.stx_mode.into());
-        Self { number, identity: Identity::of(stat), kind, object }
+        Self {
+            number,
+            identity: Identity::of(stat),
+            kind,
+            object,
+        }
     }
 
     /// Its node number.

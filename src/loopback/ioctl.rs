@@ -15,7 +15,9 @@ pub struct Ioctl(FlagIoctl);
 impl Ioctl {
     /// The ioctl with that number, or `ENOTTY`.
     pub fn new(command: u32) -> Result<Self> {
-        FlagIoctl::of(command).map(Self).ok_or(Error::new(Errno::NOTTY, "ioctl"))
+        FlagIoctl::of(command)
+            .map(Self)
+            .ok_or(Error::new(Errno::NOTTY, "ioctl"))
     }
 
     /// Whether it changes the file.

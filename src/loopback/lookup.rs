@@ -42,7 +42,10 @@ impl Loopback {
         let stat = fs::stat(object.as_fd()).tried("statx")?;
         let number = self.numbering.number(Identity::of(&stat));
         let lookup = self.table.take(number, &stat, object);
-        Ok(Entry { lookup, attr: Attr::new(number, &stat) })
+        Ok(Entry {
+            lookup,
+            attr: Attr::new(number, &stat),
+        })
     }
 
     /// What is mounted there, or, if that is our own mount, the directory below it.

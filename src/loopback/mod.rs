@@ -147,7 +147,12 @@ impl Loopback {
     }
 
     fn acting(&self, caller: Caller, groups: Option<&[u32]>, umask: u32) -> Result<CallerGuard> {
-        let identity = creds::Identity { uid: caller.uid, gid: caller.gid, groups, umask };
+        let identity = creds::Identity {
+            uid: caller.uid,
+            gid: caller.gid,
+            groups,
+            umask,
+        };
         CallerGuard::enter(identity, self.acts_as_callers).tried("acting as the caller")
     }
 }

@@ -44,6 +44,9 @@ mod tests {
         for good in ["a", "...", "..a", " ", "new\nline", "-rf", "*"] {
             assert!(Name::new(OsStr::new(good)).is_ok(), "{good:?}");
         }
-        assert!(Name::new(OsStr::from_bytes(&[0xff, 0xfe])).is_ok(), "not UTF-8");
+        assert!(
+            Name::new(OsStr::from_bytes(&[0xff, 0xfe])).is_ok(),
+            "not UTF-8"
+        );
     }
 }

@@ -93,7 +93,11 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    const ROOT: Identity = Identity { mount: 10, device: 20, ino: 2 };
+    const ROOT: Identity = Identity {
+        mount: 10,
+        device: 20,
+        ino: 2,
+    };
 
     #[test]
     fn numbers_of_the_roots_mount_are_kept() {
@@ -106,13 +110,29 @@ mod tests {
     #[test]
     fn no_two_inodes_share_a_number_and_each_keeps_its_own() {
         let numbering = Numbering::new(ROOT);
-        let inos = [0, 1, 2, 3, (1 << 48) - 1, 1 << 48, OURS - 1, OURS, OURS + 5, u64::MAX];
+        let inos = [
+            0,
+            1,
+            2,
+            3,
+            (1 << 48) - 1,
+            1 << 48,
+            OURS - 1,
+            OURS,
+            OURS + 5,
+            u64::MAX,
+        ];
         let all: Vec<Identity> = [(10, 20), (10, 21), (11, 20), (12, 22)]
             .into_iter()
             .flat_map(|(mount, device)| inos.map(|ino| Identity { mount, device, ino }))
             .collect();
         let first: Vec<NodeNo> = all.iter().map(|&id| numbering.number(id)).collect();
-        let again: Vec<NodeNo> = all.iter().rev().map(|&id| numbering.number(id)).rev().collect();
+        let again: Vec<NodeNo> = all
+            .iter()
+            .rev()
+            .map(|&id| numbering.number(id))
+            .rev()
+            .collect();
         assert_eq!(first, again);
         assert_eq!(first.iter().collect::<HashSet<_>>().len(), all.len());
         assert!(first.iter().all(|node| node.0 > 1 && node.0 < 1 << 63));

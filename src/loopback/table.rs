@@ -35,7 +35,10 @@ impl Table {
     /// A table that knows the root only.
     #[must_use]
     pub fn new(root: Arc<Inode>) -> Self {
-        Self { root, shards: std::array::from_fn(|_| Mutex::new(HashMap::new())) }
+        Self {
+            root,
+            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+        }
     }
 
     fn shard(&self, node: NodeNo) -> &Mutex<HashMap<NodeNo, Slot>> {
@@ -50,7 +53,9 @@ impl Table {
         if node == NodeNo::ROOT {
             return Some(Arc::clone(&self.root));
         }
-        lock(self.shard(node)).get(&node).map(|slot| Arc::clone(&slot.inode))
+        lock(self.shard(node))
+            .get(&node)
+            .map(|slot| Arc::clone(&slot.inode))
     }
 
     /// Takes a lookup count on the inode with that number, entering it with what was found if it
@@ -66,12 +71,19 @@ impl Table {
                 Arc::clone(&slot.inode)
             }
             Entry::Vacant(place) => {
-                let slot = Slot { inode: Arc::clone(&fresh), lookups: NonZeroU64::MIN };
+                let slot = Slot {
+                    inode: Arc::clone(&fresh),
+                    lookups: NonZeroU64::MIN,
+                };
                 Arc::clone(&place.insert(slot).inode)
             }
         };
         // `fresh` is dropped here, after the lock, when it was not needed: that closes a descriptor.
-        LookupRef { table: Arc::clone(self), inode, owned: true }
+        LookupRef {
+            table: Arc::clone(self),
+            inode,
+            owned: true,
+        }
     }
 
     /// Gives back `count` lookups of a node: FORGET. More than were taken, or an unknown node, is
@@ -95,7 +107,10 @@ impl Table {
         // The inode's descriptor is closed here, after the lock.
         drop(removed);
         if !known {
-            log::warn!("the kernel gave back {count} lookups of node {} that it did not have", node.0);
+            log::warn!(
+                "the kernel gave back {count} lookups of node {} that it did not have",
+                node.0
+            );
         }
     }
 
@@ -157,7 +172,11 @@ mod tests {
 
     fn table() -> Arc<Table> {
         let (stat, object) = some_object();
-        Arc::new(Table::new(Arc::new(Inode::new(NodeNo::ROOT, &stat, object))))
+        Arc::new(Table::new(Arc::new(Inode::new(
+            NodeNo::ROOT,
+            &stat,
+            object,
+        ))))
     }
 
     fn take(table: &Arc<Table>, number: u64) -> LookupRef {

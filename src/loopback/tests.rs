@@ -14,9 +14,20 @@ use crate::error::Errno;
 use crate::sys::fs::{RenameFlags, WriteMode};
 use crate::sys::xattr::Answer;
 
-const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
-const USER: Caller = Caller { uid: 4321, gid: 4322, pid: 0 };
-const PLAIN: WriteMode = WriteMode { append: false, sync: false };
+const ROOT: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    pid: 0,
+};
+const USER: Caller = Caller {
+    uid: 4321,
+    gid: 4322,
+    pid: 0,
+};
+const PLAIN: WriteMode = WriteMode {
+    append: false,
+    sync: false,
+};
 const READ_WRITE: i32 = 2; // O_RDWR, open(2)
 
 fn tree() -> (tempfile::TempDir, Loopback) {
@@ -26,7 +37,12 @@ fn tree() -> (tempfile::TempDir, Loopback) {
 }
 
 fn new(name: &str, mode: u32) -> NewName<'_> {
-    NewName { parent: NodeNo::ROOT, name: OsStr::new(name), mode, umask: 0 }
+    NewName {
+        parent: NodeNo::ROOT,
+        name: OsStr::new(name),
+        mode,
+        umask: 0,
+    }
 }
 
 /// The node with that name, counted for the kernel.
@@ -51,7 +67,10 @@ fn a_node_has_the_sources_own_number_and_attributes() {
     let real = std::fs::metadata(dir.path().join("file")).unwrap();
     let attr = tree.getattr(node(&tree, "file")).unwrap();
     assert_eq!((attr.ino.0, attr.size, attr.nlink), (real.ino(), 5, 1));
-    assert_eq!((attr.mtime.secs, i64::from(attr.mtime.nanos)), (real.mtime(), real.mtime_nsec()));
+    assert_eq!(
+        (attr.mtime.secs, i64::from(attr.mtime.nanos)),
+        (real.mtime(), real.mtime_nsec())
+    );
     let root = tree.getattr(NodeNo::ROOT).unwrap();
     assert_eq!(root.ino.0, std::fs::metadata(dir.path()).unwrap().ino());
 }
@@ -60,7 +79,9 @@ fn a_node_has_the_sources_own_number_and_attributes() {
 fn counts_and_handles_are_zero_when_everything_was_given_back() {
     let (dir, tree) = tree();
     std::fs::create_dir(dir.path().join("dir")).unwrap();
-    let created = tree.create(ROOT, new("file", 0o100_644), READ_WRITE, true).unwrap();
+    let created = tree
+        .create(ROOT, new("file", 0o100_644), READ_WRITE, true)
+        .unwrap();
     created.entry.lookup.into_kernel();
     let listing = tree.opendir(NodeNo::ROOT).unwrap();
     let lookups = tree.readdirplus(listing, 0, |_, _| Room::Taken).unwrap();
@@ -91,15 +112,27 @@ fn hard_links_are_one_node() {
 #[test]
 fn what_is_created_belongs_to_the_caller_and_has_the_callers_umask() {
     let (dir, tree) = tree();
-    let umask = |new| NewName { umask: 0o027, ..new };
-    let created = tree.create(USER, umask(new("file", 0o100_666)), READ_WRITE, true).unwrap();
+    let umask = |new| NewName {
+        umask: 0o027,
+        ..new
+    };
+    let created = tree
+        .create(USER, umask(new("file", 0o100_666)), READ_WRITE, true)
+        .unwrap();
     let made = tree.mkdir(USER, umask(new("dir", 0o40_777))).unwrap();
-    let fifo = tree.mknod(USER, umask(new("fifo", 0o10_666)), (0, 0)).unwrap();
-    let link = tree.symlink(USER, NodeNo::ROOT, OsStr::new("link"), OsStr::new("x")).unwrap();
+    let fifo = tree
+        .mknod(USER, umask(new("fifo", 0o10_666)), (0, 0))
+        .unwrap();
+    let link = tree
+        .symlink(USER, NodeNo::ROOT, OsStr::new("link"), OsStr::new("x"))
+        .unwrap();
     for attr in [created.entry.attr, made.attr, fifo.attr, link.attr] {
         assert_eq!((attr.uid, attr.gid), (4321, 4322));
     }
-    assert_eq!((created.entry.attr.perm, made.attr.perm, fifo.attr.perm), (0o640, 0o750, 0o640));
+    assert_eq!(
+        (created.entry.attr.perm, made.attr.perm, fifo.attr.perm),
+        (0o640, 0o750, 0o640)
+    );
     let ours = std::fs::metadata(dir.path()).unwrap();
     assert_eq!(ours.uid(), 0, "and the daemon is itself again");
 }
@@ -109,10 +142,14 @@ fn a_set_group_id_directory_gives_its_group_and_takes_the_bit_from_strangers() {
     let (dir, tree) = tree();
     std::os::unix::fs::chown(dir.path(), None, Some(777)).unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o2777)).unwrap();
-    let file = tree.create(USER, new("file", 0o102_755), READ_WRITE, true).unwrap();
+    let file = tree
+        .create(USER, new("file", 0o102_755), READ_WRITE, true)
+        .unwrap();
     assert_eq!((file.entry.attr.gid, file.entry.attr.perm), (777, 0o755));
     let member = Caller { gid: 777, ..USER };
-    let file = tree.create(member, new("theirs", 0o102_755), READ_WRITE, true).unwrap();
+    let file = tree
+        .create(member, new("theirs", 0o102_755), READ_WRITE, true)
+        .unwrap();
     assert_eq!((file.entry.attr.gid, file.entry.attr.perm), (777, 0o2755));
 }
 
@@ -123,8 +160,14 @@ fn a_name_that_appeared_meanwhile_is_not_opened_unchecked() {
     symlink("/etc/passwd", dir.path().join("link")).unwrap();
     for name in ["theirs", "link"] {
         let file = new(name, 0o100_644);
-        assert_eq!(errno(tree.create(USER, file, READ_WRITE, false)), Errno::STALE);
-        assert_eq!(errno(tree.create(USER, file, READ_WRITE, true)), Errno::EXIST);
+        assert_eq!(
+            errno(tree.create(USER, file, READ_WRITE, false)),
+            Errno::STALE
+        );
+        assert_eq!(
+            errno(tree.create(USER, file, READ_WRITE, true)),
+            Errno::EXIST
+        );
     }
     assert_eq!(std::fs::read(dir.path().join("theirs")).unwrap(), b"secret");
 }
@@ -137,14 +180,30 @@ fn a_symlink_of_the_source_is_never_followed() {
     symlink(outside.path(), dir.path().join("to-dir")).unwrap();
     symlink(outside.path().join("victim"), dir.path().join("to-file")).unwrap();
     let (to_dir, to_file) = (node(&tree, "to-dir"), node(&tree, "to-file"));
-    assert_eq!(tree.readlink(to_dir).unwrap(), outside.path().as_os_str().as_encoded_bytes());
-    assert_eq!(errno(tree.lookup(to_dir, OsStr::new("victim"))), Errno::NOTDIR);
+    assert_eq!(
+        tree.readlink(to_dir).unwrap(),
+        outside.path().as_os_str().as_encoded_bytes()
+    );
+    assert_eq!(
+        errno(tree.lookup(to_dir, OsStr::new("victim"))),
+        Errno::NOTDIR
+    );
     assert_eq!(errno(tree.opendir(to_dir)), Errno::NOTDIR);
     assert_eq!(errno(tree.open_file(to_file, READ_WRITE)), Errno::INVAL);
-    let size = Changes { size: Some(0), ..Changes::default() };
+    let size = Changes {
+        size: Some(0),
+        ..Changes::default()
+    };
     assert_eq!(errno(tree.setattr(to_file, &size, None)), Errno::INVAL);
-    let owner = Changes { uid: Some(1), ..Changes::default() };
-    assert_eq!(tree.setattr(to_file, &owner, None).unwrap().uid, 1, "the link itself");
+    let owner = Changes {
+        uid: Some(1),
+        ..Changes::default()
+    };
+    assert_eq!(
+        tree.setattr(to_file, &owner, None).unwrap().uid,
+        1,
+        "the link itself"
+    );
     let victim = outside.path().join("victim");
     assert_eq!(std::fs::metadata(&victim).unwrap().uid(), 0);
     assert_eq!(std::fs::read(victim).unwrap(), b"untouched");
@@ -165,7 +224,10 @@ fn a_renamed_and_an_unlinked_file_are_still_themselves() {
     tree.unlink(NodeNo::ROOT, name("b")).unwrap();
     assert_eq!(tree.read(handle, 0, 10).unwrap(), b"A");
     assert_eq!(tree.getattr(a).unwrap().nlink, 0);
-    let mode = Changes { mode: Some(0o600), ..Changes::default() };
+    let mode = Changes {
+        mode: Some(0o600),
+        ..Changes::default()
+    };
     assert_eq!(tree.setattr(a, &mode, None).unwrap().perm, 0o600);
 }
 
@@ -174,7 +236,10 @@ fn times_are_set_to_the_nanosecond_left_alone_or_now() {
     let (dir, tree) = tree();
     std::fs::write(dir.path().join("file"), "").unwrap();
     let file = node(&tree, "file");
-    let time = Time { secs: -5, nanos: 123_456_789 };
+    let time = Time {
+        secs: -5,
+        nanos: 123_456_789,
+    };
     let both = Changes {
         atime: Some(SetTime::At(time)),
         mtime: Some(SetTime::At(time)),
@@ -182,7 +247,10 @@ fn times_are_set_to_the_nanosecond_left_alone_or_now() {
     };
     let attr = tree.setattr(file, &both, None).unwrap();
     assert_eq!((attr.atime, attr.mtime), (time, time));
-    let one = Changes { mtime: Some(SetTime::Now), ..Changes::default() };
+    let one = Changes {
+        mtime: Some(SetTime::Now),
+        ..Changes::default()
+    };
     let attr = tree.setattr(file, &one, None).unwrap();
     assert_eq!(attr.atime, time);
     assert!(attr.mtime.secs > 1_600_000_000);
@@ -194,13 +262,25 @@ fn sizes_and_offsets_from_outside_are_not_believed() {
     std::fs::write(dir.path().join("file"), "data").unwrap();
     let handle = tree.open_file(node(&tree, "file"), READ_WRITE).unwrap();
     assert_eq!(errno(tree.read(handle, u64::MAX, 16)), Errno::INVAL);
-    assert_eq!(errno(tree.write(handle, u64::MAX - 1, b"x", PLAIN)), Errno::INVAL);
-    assert_eq!(errno(tree.fallocate(handle, 0, u64::MAX, u64::MAX)), Errno::INVAL);
+    assert_eq!(
+        errno(tree.write(handle, u64::MAX - 1, b"x", PLAIN)),
+        Errno::INVAL
+    );
+    assert_eq!(
+        errno(tree.fallocate(handle, 0, u64::MAX, u64::MAX)),
+        Errno::INVAL
+    );
     assert_eq!(errno(tree.lseek(handle, -1, 3)), Errno::INVAL);
-    assert_eq!(errno(tree.copy_range((handle, u64::MAX), (handle, 0), 1)), Errno::INVAL);
+    assert_eq!(
+        errno(tree.copy_range((handle, u64::MAX), (handle, 0), 1)),
+        Errno::INVAL
+    );
     assert_eq!(errno(tree.read(handle + 1, 0, 1)), Errno::BADF);
     assert_eq!(errno(tree.lookup(NodeNo(0), OsStr::new("x"))), Errno::STALE);
-    assert_eq!(errno(tree.lookup(NodeNo::ROOT, OsStr::new(".."))), Errno::INVAL);
+    assert_eq!(
+        errno(tree.lookup(NodeNo::ROOT, OsStr::new(".."))),
+        Errno::INVAL
+    );
     assert_eq!(tree.read(handle, 0, u32::MAX).unwrap(), b"data");
     let answer = tree.getxattr(NodeNo::ROOT, OsStr::new("user.none"), u32::MAX);
     assert_eq!(errno(answer), Errno::NODATA);
@@ -237,7 +317,10 @@ fn a_listing_stops_where_the_reply_is_full_and_goes_on_from_there() {
     names.sort();
     names.dedup();
     assert_eq!(names.len(), 102);
-    assert_eq!(errno(tree.readdir(handle, u64::MAX, everything)), Errno::INVAL);
+    assert_eq!(
+        errno(tree.readdir(handle, u64::MAX, everything)),
+        Errno::INVAL
+    );
 }
 
 #[test]
@@ -253,7 +336,10 @@ fn a_listed_name_has_the_number_that_stat_gives() {
         Room::Taken
     })
     .unwrap();
-    assert_eq!(seen, Some((node(&tree, "dir"), Some(fs::FileType::Directory))));
+    assert_eq!(
+        seen,
+        Some((node(&tree, "dir"), Some(fs::FileType::Directory)))
+    );
 }
 
 /// A tmpfs below a directory for as long as it lives.
@@ -280,7 +366,11 @@ fn inodes_of_a_mount_below_never_share_a_number_with_ours() {
     let below = Submount::new(&dir.path().join("below"));
     let real = std::fs::metadata(&below.0).unwrap();
     let below_node = node(&tree, "below");
-    assert_ne!(below_node.0, real.ino(), "its own number belongs to SRC's device");
+    assert_ne!(
+        below_node.0,
+        real.ino(),
+        "its own number belongs to SRC's device"
+    );
     std::fs::write(below.0.join("file"), "there").unwrap();
     let file = tree.lookup(below_node, OsStr::new("file")).unwrap();
     assert_eq!(file.attr.size, 5);
@@ -312,8 +402,15 @@ fn attributes_of_every_namespace_come_and_go() {
     for name in ["user.a", "trusted.b", "security.c"] {
         let name = OsStr::new(name);
         tree.setxattr(ROOT, file, name, b"value", 0).unwrap();
-        assert_eq!(errno(tree.setxattr(ROOT, file, name, b"", 1)), Errno::EXIST, "XATTR_CREATE");
-        assert_eq!(tree.getxattr(file, name, 64), Ok(Answer::Data(b"value".to_vec())));
+        assert_eq!(
+            errno(tree.setxattr(ROOT, file, name, b"", 1)),
+            Errno::EXIST,
+            "XATTR_CREATE"
+        );
+        assert_eq!(
+            tree.getxattr(file, name, 64),
+            Ok(Answer::Data(b"value".to_vec()))
+        );
         tree.removexattr(file, name).unwrap();
         assert_eq!(errno(tree.removexattr(file, name)), Errno::NODATA);
     }

@@ -28,7 +28,12 @@ impl Faults {
             let op = Op::ALL.iter().find(|known| known.name() == op)?;
             let fault = match fault {
                 "panic" => Fault::Panic,
-                errno => Fault::Errno(errno.parse().ok().filter(|errno| (1..4096).contains(errno))?),
+                errno => Fault::Errno(
+                    errno
+                        .parse()
+                        .ok()
+                        .filter(|errno| (1..4096).contains(errno))?,
+                ),
             };
             Some((*op, fault))
         };
@@ -42,7 +47,10 @@ impl Faults {
     /// The fault for an operation.
     #[must_use]
     pub fn get(&self, op: Op) -> Option<Fault> {
-        self.0.iter().find(|(which, _)| *which == op).map(|&(_, fault)| fault)
+        self.0
+            .iter()
+            .find(|(which, _)| *which == op)
+            .map(|&(_, fault)| fault)
     }
 }
 

@@ -37,7 +37,9 @@ impl Counters {
     /// All zero.
     #[must_use]
     pub fn new() -> Self {
-        Self { by_op: Op::ALL.iter().map(|_| Counts::default()).collect() }
+        Self {
+            by_op: Op::ALL.iter().map(|_| Counts::default()).collect(),
+        }
     }
 
     /// Counts one request.
@@ -50,7 +52,8 @@ impl Counters {
     /// How many requests for `op` ended that way.
     #[must_use]
     pub fn get(&self, op: Op, outcome: Outcome) -> u64 {
-        self.counter(op, outcome).map_or(0, |counter| counter.load(Ordering::Relaxed))
+        self.counter(op, outcome)
+            .map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
     /// How many requests ended that way, whatever they asked for.

@@ -31,8 +31,8 @@ mod tests {
         assert!(!creation_depends_on_groups(0o2755, 0o42775, 100, 100));
         assert!(!creation_depends_on_groups(0o755, 0o42775, 50, 100));
         assert!(!creation_depends_on_groups(0o2755, 0o40775, 50, 100));
-        assert!(acl_depends_on_groups(0o102755, 50, 100));
-        assert!(!acl_depends_on_groups(0o102755, 100, 100));
-        assert!(!acl_depends_on_groups(0o100755, 50, 100));
+        assert!(acl_depends_on_groups(0o102_755, 50, 100));
+        assert!(!acl_depends_on_groups(0o102_755, 100, 100));
+        assert!(!acl_depends_on_groups(0o100_755, 50, 100));
     }
 }

@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -27,25 +28,66 @@ pub enum Question<'a> {
     Directory(BorrowedFd<'a>),
 }
 
-/// Asks, and returns what the file system answered; `None` if it did not within `limit`.
-pub fn ask(question: Question<'_>, limit: Duration) -> Result<Option<Result<()>>> {
+/// How long a process that was given up may take to end, so that it leaves no zombie.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Asks, and returns what the file system answered; `None` if it did not within `limit`. Then
+/// `give_up` is called first: it may end the wait by aborting the connection.
+pub fn ask(
+    question: Question<'_>,
+    limit: Duration,
+    give_up: impl FnOnce(),
+) -> Result<Option<Result<()>>> {
+    // The child must not run our signal handlers: until it has closed its copies of our
+    // descriptors, a Ctrl-C on the terminal would be recorded once by each of us.
+    let before = block_signals();
     // SAFETY: other threads may hold locks, the allocator's for one, that stay locked in the child
     // for ever; `answer` makes system calls only and never returns.
     let forked = unsafe { libc::fork() };
     if forked == 0 {
         answer(question);
     }
-    let child = Pid::from_raw(forked).ok_or_else(super::last_errno)?;
+    let failed = super::last_errno();
+    restore_signals(&before);
+    let child = if forked < 0 {
+        None
+    } else {
+        Pid::from_raw(forked)
+    }
+    .ok_or(failed)?;
     // The child can't be reaped by anybody else, so the number is still the child's.
-    let asked = match rustix::process::pidfd_open(child, PidfdFlags::empty()) {
-        Ok(handle) => outcome(&handle, limit),
-        Err(errno) => Err(errno),
-    };
+    let handle = rustix::process::pidfd_open(child, PidfdFlags::empty());
+    let asked = handle
+        .as_ref()
+        .map_err(|&errno| errno)
+        .and_then(|handle| outcome(handle, limit));
+    if let Ok(None) = asked {
+        give_up();
+    }
     if !matches!(asked, Ok(Some(_))) {
-        // Left to itself: it ends when it comes out of the kernel, and is reaped when we end.
         let _ = rustix::process::kill_process(child, Signal::KILL);
+        // If it is stuck for good it is left to itself, and to init when we have ended.
+        let _ = handle.and_then(|handle| outcome(&handle, FAREWELL));
     }
     asked
+}
+
+/// Blocks every signal for this thread, and returns which were blocked before.
+fn block_signals() -> libc::sigset_t {
+    let mut all = MaybeUninit::uninit();
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: makes `all` a set, wherever it stood.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: `all` was just made a set; the old mask is written to `before`. With these arguments
+    // the call can't fail.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    // SAFETY: the call above has written it.
+    unsafe { before.assume_init() }
+}
+
+fn restore_signals(before: &libc::sigset_t) {
+    // SAFETY: `before` is a set; the mask in force is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut()) };
 }
 
 /// The child's part. Its end tells the answer: no errno of Linux needs more than eight bits.
@@ -142,12 +184,21 @@ mod tests {
 
     #[test]
     fn answers_come_back() {
-        assert_eq!(ask(Question::Path(c"/proc"), LONG), Ok(Some(Ok(()))));
-        assert_eq!(ask(Question::Path(c"/no/such"), LONG), Ok(Some(Err(Errno::NOENT))));
+        assert_eq!(ask(Question::Path(c"/proc"), LONG, || ()), Ok(Some(Ok(()))));
+        assert_eq!(
+            ask(Question::Path(c"/no/such"), LONG, || ()),
+            Ok(Some(Err(Errno::NOENT)))
+        );
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let file = rustix::fs::open("/proc/self/stat", flags, Mode::empty()).unwrap();
-        assert_eq!(ask(Question::Attributes(file.as_fd()), LONG), Ok(Some(Ok(()))));
-        assert_eq!(ask(Question::Directory(file.as_fd()), LONG), Ok(Some(Err(Errno::NOTDIR))));
+        assert_eq!(
+            ask(Question::Attributes(file.as_fd()), LONG, || ()),
+            Ok(Some(Ok(())))
+        );
+        assert_eq!(
+            ask(Question::Directory(file.as_fd()), LONG, || ()),
+            Ok(Some(Err(Errno::NOTDIR)))
+        );
     }
 
     #[test]

@@ -76,7 +76,11 @@ impl CallerGuard {
     /// of this function and told as `privileged`), and its umask in any case.
     pub fn enter(identity: Identity<'_>, privileged: bool) -> Result<Self> {
         let umask = own_umask(identity.umask)?;
-        let mut guard = Self { before: None, umask, _this_thread: PhantomData };
+        let mut guard = Self {
+            before: None,
+            umask,
+            _this_thread: PhantomData,
+        };
         if privileged {
             guard.before = change(identity)?;
         }
@@ -114,18 +118,33 @@ fn change(identity: Identity<'_>) -> Result<Option<Before>> {
         return Ok(None);
     }
     let capabilities = rustix::thread::capabilities(None)?;
-    let mut before = Before { uid, gid, capabilities, groups: None };
+    let mut before = Before {
+        uid,
+        gid,
+        capabilities,
+        groups: None,
+    };
     let result = (|| {
         if let Some(groups) = identity.groups {
             before.groups = Some(rustix::process::getgroups()?);
-            let groups: Vec<_> = groups.iter().copied().map(rustix::process::Gid::from_raw).collect();
+            let groups: Vec<_> = groups
+                .iter()
+                .copied()
+                .map(rustix::process::Gid::from_raw)
+                .collect();
             rustix::thread::set_thread_groups(&groups)?;
         }
         set_fs_gid(identity.gid)?;
         set_fs_uid(identity.uid)?;
         if identity.uid != 0 {
             let effective = ((capabilities.effective - WITHHELD) | KEPT) & capabilities.permitted;
-            rustix::thread::set_capabilities(None, CapabilitySets { effective, ..capabilities })?;
+            rustix::thread::set_capabilities(
+                None,
+                CapabilitySets {
+                    effective,
+                    ..capabilities
+                },
+            )?;
         }
         Ok(())
     })();
@@ -164,14 +183,22 @@ fn fs_gid() -> u32 {
 fn set_fs_uid(uid: u32) -> Result<()> {
     // SAFETY: takes a number and touches no memory; glibc makes this call for this thread alone.
     unsafe { libc::setfsuid(uid) };
-    if fs_uid() == uid { Ok(()) } else { Err(Errno::PERM) }
+    if fs_uid() == uid {
+        Ok(())
+    } else {
+        Err(Errno::PERM)
+    }
 }
 
 /// setfsgid(2), likewise.
 fn set_fs_gid(gid: u32) -> Result<()> {
     // SAFETY: as for `set_fs_uid`.
     unsafe { libc::setfsgid(gid) };
-    if fs_gid() == gid { Ok(()) } else { Err(Errno::PERM) }
+    if fs_gid() == gid {
+        Ok(())
+    } else {
+        Err(Errno::PERM)
+    }
 }
 
 /// The supplementary groups of a process, from /proc: the caller waits for our answer meanwhile,
@@ -182,7 +209,12 @@ pub fn groups_of(pid: u32) -> Vec<u32> {
     status
         .lines()
         .find_map(|line| line.strip_prefix("Groups:"))
-        .map(|groups| groups.split_whitespace().filter_map(|gid| gid.parse().ok()).collect())
+        .map(|groups| {
+            groups
+                .split_whitespace()
+                .filter_map(|gid| gid.parse().ok())
+                .collect()
+        })
         .unwrap_or_default()
 }
 
@@ -193,7 +225,12 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn nobody(umask: u32) -> Identity<'static> {
-        Identity { uid: 65534, gid: 65533, groups: None, umask }
+        Identity {
+            uid: 65534,
+            gid: 65533,
+            groups: None,
+            umask,
+        }
     }
 
     #[test]
@@ -219,10 +256,16 @@ mod tests {
     #[test]
     fn groups_are_taken_on_and_given_back_on_this_thread_only() {
         let own = rustix::process::getgroups().unwrap();
-        let identity = Identity { groups: Some(&[1234, 5678]), ..nobody(0) };
+        let identity = Identity {
+            groups: Some(&[1234, 5678]),
+            ..nobody(0)
+        };
         let guard = CallerGuard::enter(identity, true).unwrap();
         let here = rustix::process::getgroups().unwrap();
-        assert_eq!(here.iter().map(|gid| gid.as_raw()).collect::<Vec<_>>(), [1234, 5678]);
+        assert_eq!(
+            here.iter().map(|gid| gid.as_raw()).collect::<Vec<_>>(),
+            [1234, 5678]
+        );
         let there = std::thread::spawn(|| rustix::process::getgroups().unwrap());
         // A new thread inherits this one's groups; an existing one is not touched, which the
         // process's first thread shows.
@@ -243,8 +286,11 @@ mod tests {
 
     #[test]
     fn our_own_groups_can_be_read() {
-        let own: Vec<u32> =
-            rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        let own: Vec<u32> = rustix::process::getgroups()
+            .unwrap()
+            .iter()
+            .map(|gid| gid.as_raw())
+            .collect();
         assert_eq!(groups_of(std::process::id()), own);
         assert_eq!(groups_of(0), Vec::<u32>::new());
     }

@@ -37,7 +37,12 @@ impl DirStream {
     /// A stream over a directory that was opened for reading, at its start.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd, buffer: Vec::new(), at: 0, position: 0 }
+        Self {
+            fd,
+            buffer: Vec::new(),
+            at: 0,
+            position: 0,
+        }
     }
 
     /// Goes to a cookie that an entry gave, or to 0 for the start. Going where the stream stands
@@ -50,7 +55,10 @@ impl DirStream {
         self.buffer.clear();
         self.at = 0;
         let offset = i64::try_from(cookie).map_err(|_| Errno::INVAL)?;
-        rustix::fs::seek(&self.fd, rustix::fs::SeekFrom::Start(offset.cast_unsigned()))?;
+        rustix::fs::seek(
+            &self.fd,
+            rustix::fs::SeekFrom::Start(offset.cast_unsigned()),
+        )?;
         self.position = cookie;
         Ok(())
     }
@@ -94,7 +102,12 @@ fn getdents64(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: the kernel writes at most `buffer.len()` bytes into `buffer`, which is borrowed
     // mutably for the whole call.
     let count = unsafe {
-        libc::syscall(libc::SYS_getdents64, fd.as_raw_fd(), buffer.as_mut_ptr(), buffer.len())
+        libc::syscall(
+            libc::SYS_getdents64,
+            fd.as_raw_fd(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
     };
     usize::try_from(count).map_err(|_| super::last_errno())
 }
@@ -109,7 +122,15 @@ fn parse(bytes: &[u8]) -> Result<(RawEntry<'_>, usize)> {
         let len = usize::from(u16::from_ne_bytes(bytes.get(16..18)?.try_into().ok()?));
         let name = bytes.get(NAME..len)?;
         let name = name.get(..name.iter().position(|&byte| byte == 0)?)?;
-        Some((RawEntry { ino: word(0)?, next: word(8)?, kind: *bytes.get(18)?, name }, len))
+        Some((
+            RawEntry {
+                ino: word(0)?,
+                next: word(8)?,
+                kind: *bytes.get(18)?,
+                name,
+            },
+            len,
+        ))
     };
     entry().ok_or(Errno::IO)
 }
@@ -143,7 +164,13 @@ mod tests {
         let mut stream = stream(dir.path());
         let all = names(&mut stream);
         assert_eq!(all.len(), 2002, "with . and ..");
-        assert_eq!(all.iter().map(|(name, _)| name).collect::<BTreeSet<_>>().len(), 2002);
+        assert_eq!(
+            all.iter()
+                .map(|(name, _)| name)
+                .collect::<BTreeSet<_>>()
+                .len(),
+            2002
+        );
         stream.seek(all[1000].1).unwrap();
         assert_eq!(names(&mut stream)[..], all[1001..]);
         stream.seek(0).unwrap();

@@ -22,11 +22,16 @@ pub const VARIABLE: &str = "LOOPFS_FEATURES_OFF";
 #[must_use]
 pub fn is_off(word: &str) -> bool {
     static LIST: OnceLock<OsString> = OnceLock::new();
-    lists(LIST.get_or_init(|| std::env::var_os(VARIABLE).unwrap_or_default()), word)
+    lists(
+        LIST.get_or_init(|| std::env::var_os(VARIABLE).unwrap_or_default()),
+        word,
+    )
 }
 
 fn lists(list: &OsStr, word: &str) -> bool {
-    list.as_bytes().split(|&byte| byte == b',').any(|item| item.trim_ascii() == word.as_bytes())
+    list.as_bytes()
+        .split(|&byte| byte == b',')
+        .any(|item| item.trim_ascii() == word.as_bytes())
 }
 
 #[cfg(test)]

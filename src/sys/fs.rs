@@ -57,7 +57,11 @@ impl ProcPath {
 
 /// Opens the directory that a path names, following symlinks: for SRC itself, once, at start.
 pub fn open_root(path: &std::path::Path) -> Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// What [`open_object`] found.
@@ -100,7 +104,10 @@ pub fn open_object(dir: BorrowedFd<'_>, name: &CStr) -> Result<Found> {
 pub fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let stat = rustix::fs::statx(fd, c"", flags, StatxFlags::MNT_ID)?;
-    Ok((mount_id(&stat), device_number(stat.stx_dev_major, stat.stx_dev_minor)))
+    Ok((
+        mount_id(&stat),
+        device_number(stat.stx_dev_major, stat.stx_dev_minor),
+    ))
 }
 
 /// A device number in the C library's `dev_t` encoding.
@@ -112,7 +119,11 @@ pub fn device_number(major: u32, minor: u32) -> u64 {
 /// The mount id in a statx answer; 0 where the kernel gives none.
 #[must_use]
 pub fn mount_id(stat: &Statx) -> u64 {
-    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 { 0 } else { stat.stx_mnt_id }
+    if stat.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        0
+    } else {
+        stat.stx_mnt_id
+    }
 }
 
 /// All attributes of the object, statx(2).
@@ -169,7 +180,13 @@ pub fn make_symlink(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> Result<(
 /// as `AT_EMPTY_PATH` does.
 pub fn make_link(object: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     let from = ProcPath::of(object);
-    rustix::fs::linkat(rustix::fs::CWD, from.as_c_str(), dir, name, AtFlags::SYMLINK_FOLLOW)
+    rustix::fs::linkat(
+        rustix::fs::CWD,
+        from.as_c_str(),
+        dir,
+        name,
+        AtFlags::SYMLINK_FOLLOW,
+    )
 }
 
 /// unlinkat(2) of anything but a directory.
@@ -253,7 +270,9 @@ pub fn stat_filesystem(object: BorrowedFd<'_>) -> Result<StatVfs> {
 pub fn read_at(file: BorrowedFd<'_>, offset: u64, size: usize) -> Result<Vec<u8>> {
     let mut data = Vec::with_capacity(size);
     while data.len() < size {
-        let at = offset.checked_add(data.len() as u64).ok_or(Errno::OVERFLOW)?;
+        let at = offset
+            .checked_add(data.len() as u64)
+            .ok_or(Errno::OVERFLOW)?;
         // The spare capacity may be larger than asked for; what is past `size` is cut off below.
         match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut data), at) {
             Ok(0) => break,
@@ -323,7 +342,11 @@ fn close(fd: OwnedFd) -> Result<()> {
 
 /// fsync(2) or fdatasync(2).
 pub fn sync(file: BorrowedFd<'_>, data_only: bool) -> Result<()> {
-    if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) }
+    if data_only {
+        rustix::fs::fdatasync(file)
+    } else {
+        rustix::fs::fsync(file)
+    }
 }
 
 /// fallocate(2); `mode` as the caller gave it.
@@ -355,20 +378,38 @@ pub fn copy_range(
 /// Whether /proc shows this process's own descriptors, without which no object could be reopened.
 #[must_use]
 pub fn proc_works() -> bool {
-    rustix::fs::open(c"/proc/self/fd", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .and_then(rustix::fs::fstatfs)
-        .is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
+    rustix::fs::open(
+        c"/proc/self/fd",
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .and_then(rustix::fs::fstatfs)
+    .is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }
 
-/// Raises the soft limit on open files to the hard one; every inode that the kernel remembers costs
-/// a descriptor. The limit now in force.
+/// Raises the limit on open files as far as this process may: to the system's own (root with
+/// `CAP_SYS_RESOURCE`), else to the hard one. Every inode that the kernel remembers costs a
+/// descriptor. The limit now in force.
 #[must_use]
 pub fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let now = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
-    now.current.unwrap_or(u64::MAX)
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
+    let most = most.and_then(|text| text.trim().parse().ok());
+    let hard = getrlimit(Resource::Nofile).maximum;
+    for limit in [most, hard] {
+        if setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit,
+                maximum: limit,
+            },
+        )
+        .is_ok()
+        {
+            break;
+        }
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// What a caller's open(2) flags say.
@@ -408,7 +449,10 @@ mod tests {
     #[test]
     fn a_read_gives_what_is_there_and_no_more_than_asked() {
         let file = tempfile::tempfile().unwrap();
-        let mode = WriteMode { append: false, sync: false };
+        let mode = WriteMode {
+            append: false,
+            sync: false,
+        };
         assert_eq!(write_at(file.as_fd(), 0, b"hello world", mode), Ok(11));
         assert_eq!(read_at(file.as_fd(), 6, 3).unwrap(), b"wor");
         assert_eq!(read_at(file.as_fd(), 6, 4096).unwrap(), b"world");
@@ -418,8 +462,14 @@ mod tests {
     #[test]
     fn an_appending_write_goes_to_the_end_whatever_offset_it_carries() {
         let file = tempfile::tempfile().unwrap();
-        let plain = WriteMode { append: false, sync: false };
-        let append = WriteMode { append: true, sync: true };
+        let plain = WriteMode {
+            append: false,
+            sync: false,
+        };
+        let append = WriteMode {
+            append: true,
+            sync: true,
+        };
         write_at(file.as_fd(), 0, b"abc", plain).unwrap();
         write_at(file.as_fd(), 0, b"def", append).unwrap();
         write_at(file.as_fd(), 0, b"X", plain).unwrap();
@@ -429,8 +479,14 @@ mod tests {
     #[test]
     fn a_mount_point_is_told_apart_with_and_without_openat2() {
         let root = open_root(std::path::Path::new("/")).unwrap();
-        assert!(matches!(open_object(root.as_fd(), c"proc"), Ok(Found::OtherMount(_))));
-        assert!(matches!(open_object(root.as_fd(), c"etc"), Ok(Found::Here(_))));
+        assert!(matches!(
+            open_object(root.as_fd(), c"proc"),
+            Ok(Found::OtherMount(_))
+        ));
+        assert!(matches!(
+            open_object(root.as_fd(), c"etc"),
+            Ok(Found::Here(_))
+        ));
         assert_ne!(
             mount_of(root.as_fd()).unwrap(),
             mount_of(open_root(std::path::Path::new("/proc")).unwrap().as_fd()).unwrap()
@@ -446,6 +502,9 @@ mod tests {
             unreachable!("no mount there")
         };
         assert_eq!(read_link(link.as_fd()).unwrap(), b"/etc/passwd");
-        assert_eq!(reopen(link.as_fd(), libc::O_RDONLY).unwrap_err(), Errno::LOOP);
+        assert_eq!(
+            reopen(link.as_fd(), libc::O_RDONLY).unwrap_err(),
+            Errno::LOOP
+        );
     }
 }

@@ -56,7 +56,10 @@ pub fn run(file: BorrowedFd<'_>, ioctl: FlagIoctl, input: &[u8]) -> Result<Vec<u
     };
     if !answers {
         let sent = input.get(..used).ok_or(Errno::INVAL)?;
-        buffer.get_mut(..used).ok_or(Errno::INVAL)?.copy_from_slice(sent);
+        buffer
+            .get_mut(..used)
+            .ok_or(Errno::INVAL)?
+            .copy_from_slice(sent);
     }
     // SAFETY: each of these commands reads or writes at most FSXATTR bytes at its argument, which
     // points to as many bytes of `buffer`, alive for the whole call.
@@ -64,7 +67,11 @@ pub fn run(file: BorrowedFd<'_>, ioctl: FlagIoctl, input: &[u8]) -> Result<Vec<u
     if result == -1 {
         return Err(super::last_errno());
     }
-    Ok(if answers { buffer.get(..used).unwrap_or_default().to_vec() } else { Vec::new() })
+    Ok(if answers {
+        buffer.get(..used).unwrap_or_default().to_vec()
+    } else {
+        Vec::new()
+    })
 }
 
 #[cfg(test)]
@@ -93,7 +100,10 @@ mod tests {
         let flags = u32::from_ne_bytes(before[..].try_into().unwrap());
         run(file, FlagIoctl::SetFlags, &(flags | NODUMP).to_ne_bytes()).unwrap();
         let after = run(file, FlagIoctl::GetFlags, &[]).unwrap();
-        assert_eq!(u32::from_ne_bytes(after[..].try_into().unwrap()), flags | NODUMP);
+        assert_eq!(
+            u32::from_ne_bytes(after[..].try_into().unwrap()),
+            flags | NODUMP
+        );
         assert_eq!(run(file, FlagIoctl::SetFlags, &[1]), Err(Errno::INVAL));
     }
 }

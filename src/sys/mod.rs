@@ -6,7 +6,8 @@
 //!
 //! In reading order: [`fs`] (objects and names), [`dir`] (directory streams), [`xattr`],
 //! [`ioctl`] (file flags), [`creds`] (acting as the caller), [`mount`] (mount ids and the mount
-//! table), [`process`] (going to the background), [`features`] (switching newer calls off).
+//! table), [`ask`] (whether a mount answers), [`process`] (going to the background), [`features`]
+//! (switching newer calls off).
 
 pub mod ask;
 pub mod creds;

@@ -60,7 +60,12 @@ impl Request {
     const SIZE: u32 = 24;
 
     fn new(id: u64, param: u64) -> Self {
-        Self { size: Self::SIZE, spare: 0, id, param }
+        Self {
+            size: Self::SIZE,
+            spare: 0,
+            id,
+            param,
+        }
     }
 }
 
@@ -83,7 +88,13 @@ pub fn statmount(id: u64) -> Result<MountStatus> {
         // SAFETY: `request` is a struct mnt_id_req whose size field is right and which the kernel
         // only reads; it writes at most `buffer.len()` bytes at `buffer`, which we own.
         let result = unsafe {
-            libc::syscall(number, &raw const request, buffer.as_mut_ptr(), buffer.len(), 0_u32)
+            libc::syscall(
+                number,
+                &raw const request,
+                buffer.as_mut_ptr(),
+                buffer.len(),
+                0_u32,
+            )
         };
         match checked(result) {
             Ok(_) => return parse_status(&buffer).ok_or(Errno::NODATA),
@@ -101,7 +112,11 @@ fn parse_status(buffer: &[u8]) -> Option<MountStatus> {
     if mask & asked != asked {
         return None;
     }
-    let start = buffer.get(MOUNT_POINT..MOUNT_POINT + 4)?.try_into().ok().map(u32::from_ne_bytes)?;
+    let start = buffer
+        .get(MOUNT_POINT..MOUNT_POINT + 4)?
+        .try_into()
+        .ok()
+        .map(u32::from_ne_bytes)?;
     let text = buffer.get(STRINGS + usize::try_from(start).ok()?..)?;
     let end = text.iter().position(|&byte| byte == 0)?;
     Some(MountStatus {
@@ -112,7 +127,11 @@ fn parse_status(buffer: &[u8]) -> Option<MountStatus> {
 }
 
 fn u64_at(buffer: &[u8], offset: usize) -> Option<u64> {
-    buffer.get(offset..offset + 8)?.try_into().ok().map(u64::from_ne_bytes)
+    buffer
+        .get(offset..offset + 8)?
+        .try_into()
+        .ok()
+        .map(u64::from_ne_bytes)
 }
 
 /// Unique ids of all mounts below the one called `id`: what is mounted on its root, on its
@@ -126,7 +145,13 @@ pub fn listmount(id: u64) -> Result<Vec<u64>> {
         let mut ids = [0_u64; 32];
         // SAFETY: `request` as for statmount; the kernel writes at most `ids.len()` ids at `ids`.
         let result = unsafe {
-            libc::syscall(number, &raw const request, ids.as_mut_ptr(), ids.len(), 0_u32)
+            libc::syscall(
+                number,
+                &raw const request,
+                ids.as_mut_ptr(),
+                ids.len(),
+                0_u32,
+            )
         };
         let count = checked(result)?;
         found.extend_from_slice(ids.get(..count).unwrap_or_default());
@@ -149,17 +174,24 @@ mod tests {
 
     #[test]
     fn the_request_is_as_long_as_it_says() {
-        assert_eq!(size_of::<Request>(), usize::try_from(Request::SIZE).unwrap());
+        assert_eq!(
+            size_of::<Request>(),
+            usize::try_from(Request::SIZE).unwrap()
+        );
     }
 
     #[test]
     fn proc_is_found_by_its_unique_id() {
-        let proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let proc =
+            rustix::fs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let Some(id) = unique_mount_id(&proc).unwrap() else {
             return; // before 6.8 there is nothing to find
         };
         let status = statmount(id).unwrap();
-        assert_eq!((status.id, status.mount_point.as_slice()), (id, b"/proc".as_slice()));
+        assert_eq!(
+            (status.id, status.mount_point.as_slice()),
+            (id, b"/proc".as_slice())
+        );
         assert!(listmount(status.parent).unwrap().contains(&id));
     }
 

@@ -49,12 +49,18 @@ fn answer(
     fill: impl FnOnce(&mut Vec<u8>) -> Result<usize>,
 ) -> Result<Answer> {
     if room == 0 {
-        return size().and_then(|size| u32::try_from(size).map_err(|_| Errno::RANGE)).map(Answer::Size);
+        return size()
+            .and_then(|size| u32::try_from(size).map_err(|_| Errno::RANGE))
+            .map(Answer::Size);
     }
     let mut data = Vec::with_capacity(room.min(LIMIT));
     fill(&mut data)?;
     // The allocator may have given more room than the caller has.
-    if data.len() > room { Err(Errno::RANGE) } else { Ok(Answer::Data(data)) }
+    if data.len() > room {
+        Err(Errno::RANGE)
+    } else {
+        Ok(Answer::Data(data))
+    }
 }
 
 /// setxattr(2) with the caller's `XATTR_CREATE` or `XATTR_REPLACE`.
@@ -79,10 +85,19 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         set(file.as_fd(), c"user.loopfs", b"value", 0).unwrap();
         assert_eq!(get(file.as_fd(), c"user.loopfs", 0), Ok(Answer::Size(5)));
-        assert_eq!(get(file.as_fd(), c"user.loopfs", 5), Ok(Answer::Data(b"value".to_vec())));
+        assert_eq!(
+            get(file.as_fd(), c"user.loopfs", 5),
+            Ok(Answer::Data(b"value".to_vec()))
+        );
         assert_eq!(get(file.as_fd(), c"user.loopfs", 4), Err(Errno::RANGE));
-        let Answer::Data(names) = list(file.as_fd(), 4096).unwrap() else { unreachable!() };
-        assert!(names.split(|&byte| byte == 0).any(|name| name == b"user.loopfs"));
+        let Answer::Data(names) = list(file.as_fd(), 4096).unwrap() else {
+            unreachable!()
+        };
+        assert!(
+            names
+                .split(|&byte| byte == 0)
+                .any(|name| name == b"user.loopfs")
+        );
         remove(file.as_fd(), c"user.loopfs").unwrap();
         assert_eq!(get(file.as_fd(), c"user.loopfs", 0), Err(Errno::NODATA));
     }
@@ -98,6 +113,9 @@ mod tests {
             unreachable!()
         };
         set(link.as_fd(), c"trusted.loopfs", b"1", 0).unwrap();
-        assert_eq!(get(link.as_fd(), c"trusted.loopfs", 9), Ok(Answer::Data(b"1".to_vec())));
+        assert_eq!(
+            get(link.as_fd(), c"trusted.loopfs", 9),
+            Ok(Answer::Data(b"1".to_vec()))
+        );
     }
 }
