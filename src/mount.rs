@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::thread::{self, JoinHandle};
 
-use crate::attach::{self, AttachError, Attachment, DeviceNumber, Pending};
+use crate::attach::{self, Attachment, DeviceNumber, Pending};
 use crate::config::Config;
 use crate::daemon::Ready;
 use crate::exit::{ExitCode, Failure};
@@ -31,16 +31,14 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     check_surroundings()?;
     let tree = open_source(config)?;
     stop_if_asked(&signals)?;
-    let mut pending = attach::prepare(config).map_err(|error| attach_failure(&error))?;
+    let mut pending = attach::prepare(config)?;
     let covered = pending.covered();
     if let Some(device) = pending.device_number() {
         shield(&tree, config, device, covered);
     }
     let gate = Arc::new(Gate::new());
     let counters = Arc::new(Counters::new());
-    let device = pending
-        .take_device()
-        .map_err(|error| attach_failure(&error))?;
+    let device = pending.take_device()?;
     let server = handshake(config, &tree, device, &gate, &counters)?;
     log::info!("{}", server.negotiated());
     let shutdown = Shutdown::new().map_err(|error| system("can't make an eventfd", &error))?;
@@ -49,14 +47,9 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     // Said before it is true: whoever unmounts in the very moment of the publishing ends a mount
     // that was there, not a start-up. Nothing acts on it before the control thread runs.
     shutdown.started();
-    let attachment = match publish(pending, &signals) {
-        Ok(attachment) => Arc::new(attachment),
-        Err(failure) => {
-            // The detached mount went with `pending`, so serving ends by itself.
-            let _ = serving.join();
-            return Err(failure);
-        }
-    };
+    // A failure takes the mount with it. The serving thread is not waited for: somebody may be in
+    // a mount that was visible already, and this process ends now anyway.
+    let attachment = Arc::new(publish(pending, &signals)?);
     let _ = mounted.set(Arc::clone(&attachment));
     let limits = Limits {
         drain: config.drain_timeout,
@@ -178,11 +171,9 @@ fn start_serving(
 
 /// Tries the mount out and makes it visible.
 fn publish(pending: Pending, signals: &Signals) -> Result<Attachment, Failure> {
-    pending
-        .self_test()
-        .map_err(|error| attach_failure(&error))?;
+    pending.self_test()?;
     stop_if_asked(signals)?;
-    pending.publish().map_err(|error| attach_failure(&error))
+    Ok(pending.publish()?)
 }
 
 fn stop_if_asked(signals: &Signals) -> Result<(), Failure> {
@@ -210,10 +201,6 @@ fn say_what_was(tree: &Loopback, counters: &Counters) {
         tree.known_inodes(),
         tree.open_handles(),
     );
-}
-
-fn attach_failure(error: &AttachError) -> Failure {
-    Failure::new(error.exit_code(), error.to_string())
 }
 
 fn system(what: &str, error: &io::Error) -> Failure {
