@@ -86,7 +86,8 @@ pub struct Cli {
     #[arg(long, value_name = "SECONDS|never", value_parser = options::limit_from_text, help_heading = "Running")]
     drain_timeout: Option<Limit>,
 
-    /// Say more: once for what loopfs does, twice for each request. RUST_LOG wins over it
+    /// Say more: once for what loopfs does, twice for each request; without it a program in the
+    /// background only warns. RUST_LOG wins over it
     #[arg(short, long, action = ArgAction::Count, help_heading = "Messages")]
     verbose: u8,
 
@@ -137,6 +138,8 @@ impl Cli {
     pub fn logging(&self) -> Logging {
         let level = match self.verbose {
             _ if self.debug => LevelFilter::Trace,
+            // A program that went to the background after all went well says nothing.
+            0 if !self.foreground => LevelFilter::Warn,
             0 => LevelFilter::Info,
             1 => LevelFilter::Debug,
             _ => LevelFilter::Trace,

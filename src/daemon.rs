@@ -30,7 +30,7 @@ use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::logging;
 use crate::sync::{Arc, Mutex, lock};
-use crate::sys::process::{Fork, SignalQueue, fork};
+use crate::sys::process::{Fork, SignalQueue, close_inherited, fork};
 
 /// What asks for an end; the others keep their usual effect on the parent.
 const FORWARDED: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
@@ -54,6 +54,7 @@ pub fn run(
             },
         );
     }
+    close_inherited();
     let impossible = |error: io::Error| {
         Failure::new(
             ExitCode::System,

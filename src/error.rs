@@ -30,6 +30,8 @@ impl Error {
     pub const BAD_NAME: Self = Self::new(Errno::INVAL, "reading the name");
     /// A size or offset outside what the system call can take.
     pub const BAD_RANGE: Self = Self::new(Errno::INVAL, "reading size and offset");
+    /// An answer that is longer than the caller's buffer.
+    pub const NO_ROOM: Self = Self::new(Errno::RANGE, "fitting the answer");
     /// The mount is read-only.
     pub const READ_ONLY: Self = Self::new(Errno::ROFS, "changing a read-only mount");
     /// The connection is being given up.

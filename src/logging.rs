@@ -62,6 +62,11 @@ pub fn init(logging: &Logging) {
             builder
                 .filter_level(everybody)
                 .filter_module("loopfs", logging.level);
+            if logging.level != LevelFilter::Trace {
+                // It calls a reply that the kernel no longer waits for (the caller was killed, the
+                // mount has gone) an error. What loopfs did not answer it reports itself.
+                builder.filter_module("fuser::reply", LevelFilter::Off);
+            }
         }
     }
     builder.format(move |line, record| {

@@ -9,7 +9,7 @@ complete -c loopfs -s r -l read-only -d 'Nothing can be changed through the moun
 complete -c loopfs -l mkdir -d 'Make MNT first, and remove it at the end'
 complete -c loopfs -l replace-stale -d 'If a dead mount is found at MNT ("Transport endpoint is not connected"), detach it first'
 complete -c loopfs -s f -l foreground -d 'Stay in the foreground instead of returning when the mount can be used'
-complete -c loopfs -s v -l verbose -d 'Say more: once for what loopfs does, twice for each request. RUST_LOG wins over it'
+complete -c loopfs -s v -l verbose -d 'Say more: once for what loopfs does, twice for each request; without it a program in the background only warns. RUST_LOG wins over it'
 complete -c loopfs -s d -l debug -d 'The same as -f -vv'
 complete -c loopfs -s h -l help -d 'Print this help'
 complete -c loopfs -s V -l version -d 'Print the version'

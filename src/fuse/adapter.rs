@@ -175,10 +175,13 @@ impl Filesystem for Adapter {
             atime,
             mtime,
         };
-        self.service.serve(caller(req), Op::Setattr, reply, |_, _| {
-            let attr = self.tree.setattr(node(ino), &changes, fh.map(|fh| fh.0))?;
-            Ok((attr, self.caching))
-        });
+        self.service
+            .serve(caller(req), Op::Setattr, reply, |caller, _| {
+                let attr = self
+                    .tree
+                    .setattr(*caller, node(ino), &changes, fh.map(|fh| fh.0))?;
+                Ok((attr, self.caching))
+            });
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -360,9 +363,11 @@ impl Filesystem for Adapter {
             append: open_flags::append(flags.0) && !from_cache,
             sync: open_flags::data_sync(flags.0) && !from_cache,
         };
-        self.service.serve(caller(req), Op::Write, reply, |_, _| {
-            self.tree.write(fh.0, offset, data, mode)
-        });
+        self.service
+            .serve(caller(req), Op::Write, reply, |caller, _| {
+                let caller = (!from_cache).then_some(*caller);
+                self.tree.write(caller, fh.0, offset, data, mode)
+            });
     }
 
     fn flush(
@@ -510,8 +515,8 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.service
-            .serve(caller(req), Op::Listxattr, reply, |_, _| {
-                self.tree.listxattr(node(ino), size)
+            .serve(caller(req), Op::Listxattr, reply, |caller, _| {
+                self.tree.listxattr(*caller, node(ino), size)
             });
     }
 
@@ -539,8 +544,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service
-            .serve(caller(req), Op::Fallocate, reply, |_, _| {
-                self.tree.fallocate(fh.0, mode, offset, length)
+            .serve(caller(req), Op::Fallocate, reply, |caller, _| {
+                self.tree.fallocate(*caller, fh.0, mode, offset, length)
             });
     }
 
@@ -572,9 +577,9 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         self.service
-            .serve(caller(req), Op::CopyFileRange, reply, |_, _| {
-                self.tree
-                    .copy_range((fh_in.0, offset_in), (fh_out.0, offset_out), len)
+            .serve(caller(req), Op::CopyFileRange, reply, |caller, _| {
+                let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+                self.tree.copy_range(*caller, from, to, len)
             });
     }
 

@@ -2,8 +2,8 @@
 
 use std::os::fd::AsFd;
 
-use super::Loopback;
 use super::inode::{Inode, NodeNo};
+use super::{Caller, Loopback};
 use crate::error::{Error, Result, Tried};
 use crate::sys::fs::{self, FileType, StatVfs, Statx, StatxTimestamp, Timespec, Timestamps};
 
@@ -136,10 +136,18 @@ impl Loopback {
     /// Changes attributes; the new ones. `handle` is the open file of an ftruncate(2).
     ///
     /// The kernel has checked the caller's rights, and sends the mode without set-id bits along
-    /// with a change of owner or size that costs them. Owner before mode, because chown(2) clears
-    /// those bits; times last, because everything else touches them.
-    pub fn setattr(&self, node: NodeNo, changes: &Changes, handle: Option<u64>) -> Result<Attr> {
+    /// with a change of owner or size that costs them; all but a set-group-id bit without group
+    /// execution, which SRC clears because the caller is not in the group. Owner before mode, because
+    /// chown(2) clears those bits; times last, because everything else touches them.
+    pub fn setattr(
+        &self,
+        caller: Caller,
+        node: NodeNo,
+        changes: &Changes,
+        handle: Option<u64>,
+    ) -> Result<Attr> {
         let inode = self.inode(node)?;
+        let as_caller = self.changing_to(caller, &inode, changes)?;
         if changes.uid.is_some() || changes.gid.is_some() {
             fs::set_owner(inode.object(), changes.uid, changes.gid).tried("chown")?;
         }
@@ -156,6 +164,7 @@ impl Loopback {
             };
             fs::set_times(inode.object(), &times).tried("utimensat")?;
         }
+        drop(as_caller);
         self.attr_of(&inode)
     }
 

@@ -107,7 +107,7 @@ impl Loopback {
         let target = name::text(target)?;
         let parent = self.inode(parent)?;
         {
-            let _as_caller = self.acting(caller, None, 0)?;
+            let _as_caller = self.acting(caller, None, None)?;
             fs::make_symlink(&target, parent.object(), name.as_c_str()).tried("symlinkat")?;
         }
         self.entry(&parent, name.as_c_str())

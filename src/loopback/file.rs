@@ -1,8 +1,8 @@
 //! Open files: open, read, write, flush, release, fsync, fallocate, lseek, copy_file_range.
 
-use super::Loopback;
 use super::handle::FileHandle;
 use super::inode::NodeNo;
+use super::{Caller, Loopback};
 use crate::error::{Error, Result, Tried};
 use crate::sys::fs::{self, FileType, WriteMode};
 
@@ -35,11 +35,23 @@ impl Loopback {
         fs::read_at(self.file(handle)?.file(), offset, size).tried("pread")
     }
 
-    /// Writes `data` at `offset`, or at the end; the number of bytes written.
-    pub fn write(&self, handle: u64, offset: u64, data: &[u8], mode: WriteMode) -> Result<u32> {
+    /// Writes `data` at `offset`, or at the end; the number of bytes written. `caller` is `None`
+    /// where the kernel writes pages back, which nobody in particular asked for.
+    pub fn write(
+        &self,
+        caller: Option<Caller>,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        mode: WriteMode,
+    ) -> Result<u32> {
         range(offset, data.len() as u64)?;
-        let written =
-            fs::write_at(self.file(handle)?.file(), offset, data, mode).tried("pwrite")?;
+        let file = self.file(handle)?;
+        let _as_caller = match caller {
+            Some(caller) => self.changing(caller, &file.inode)?,
+            None => None,
+        };
+        let written = fs::write_at(file.file(), offset, data, mode).tried("pwrite")?;
         u32::try_from(written).map_err(|_| Error::BAD_RANGE)
     }
 
@@ -59,9 +71,18 @@ impl Loopback {
     }
 
     /// fallocate(2) in every mode that SRC has.
-    pub fn fallocate(&self, handle: u64, mode: i32, offset: u64, len: u64) -> Result<()> {
+    pub fn fallocate(
+        &self,
+        caller: Caller,
+        handle: u64,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
         range(offset, len)?;
-        fs::allocate(self.file(handle)?.file(), mode, offset, len).tried("fallocate")
+        let file = self.file(handle)?;
+        let _as_caller = self.changing(caller, &file.inode)?;
+        fs::allocate(file.file(), mode, offset, len).tried("fallocate")
     }
 
     /// lseek(2) to data or to a hole.
@@ -74,13 +95,20 @@ impl Loopback {
     }
 
     /// copy_file_range(2) between two open files; the number of bytes copied, possibly fewer.
-    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u32> {
+    pub fn copy_range(
+        &self,
+        caller: Caller,
+        from: (u64, u64),
+        to: (u64, u64),
+        len: u64,
+    ) -> Result<u32> {
         // As the system call itself does, a length that is too long is cut, not refused.
         let len = len.min(fs::MAX_COUNT);
         range(from.1, len)?;
         range(to.1, len)?;
         let (source, target) = (self.file(from.0)?, self.file(to.0)?);
         let count = usize::try_from(len).map_err(|_| Error::BAD_RANGE)?;
+        let _as_caller = self.changing(caller, &target.inode)?;
         let copied = fs::copy_range((source.file(), from.1), (target.file(), to.1), count)
             .tried("copy_file_range")?;
         u32::try_from(copied).map_err(|_| Error::BAD_RANGE)

@@ -143,10 +143,42 @@ impl Loopback {
                 groups = Some(creds::groups_of(caller.pid));
             }
         }
-        self.acting(caller, groups.as_deref(), umask)
+        self.acting(caller, groups.as_deref(), Some(umask))
     }
 
-    fn acting(&self, caller: Caller, groups: Option<&[u32]>, umask: u32) -> Result<CallerGuard> {
+    /// This thread as `caller`, for a change of something that exists, so that SRC clears set-id
+    /// bits, spends quota and keeps its reserve exactly as for the caller itself. `None` where
+    /// nothing would differ: for root, and where the daemon can't be anybody else.
+    fn changing(&self, caller: Caller, inode: &Inode) -> Result<Option<CallerGuard>> {
+        self.changing_to(caller, inode, &attr::Changes::default())
+    }
+
+    /// The same for a change of attributes: mode and group as they are and as they will be count.
+    fn changing_to(
+        &self,
+        caller: Caller,
+        inode: &Inode,
+        changes: &attr::Changes,
+    ) -> Result<Option<CallerGuard>> {
+        if !self.acts_as_callers || caller.uid == 0 {
+            return Ok(None);
+        }
+        let stat = fs::stat(inode.object()).tried("statx")?;
+        let mode = u32::from(stat.stx_mode) | changes.mode.unwrap_or(0);
+        let groups = [Some(stat.stx_gid), changes.gid]
+            .into_iter()
+            .flatten()
+            .any(|gid| policy::change_depends_on_groups(mode, gid, caller.gid))
+            .then(|| creds::groups_of(caller.pid));
+        self.acting(caller, groups.as_deref(), None).map(Some)
+    }
+
+    fn acting(
+        &self,
+        caller: Caller,
+        groups: Option<&[u32]>,
+        umask: Option<u32>,
+    ) -> Result<CallerGuard> {
         let identity = creds::Identity {
             uid: caller.uid,
             gid: caller.gid,

@@ -36,7 +36,9 @@ impl Loopback {
         let (parent, new_parent) = (self.inode(from.0)?, self.inode(to.0)?);
         let flags = RenameFlags::from_bits_retain(flags);
         let whiteout = flags.contains(RenameFlags::WHITEOUT);
-        let _as_caller = whiteout.then(|| self.acting(caller, None, 0)).transpose()?;
+        let _as_caller = whiteout
+            .then(|| self.acting(caller, None, None))
+            .transpose()?;
         fs::rename(
             (parent.object(), name.as_c_str()),
             (new_parent.object(), new_name.as_c_str()),

@@ -89,7 +89,10 @@ fn counts_and_handles_are_zero_when_everything_was_given_back() {
     drop(lookups);
     assert_eq!((tree.known_inodes(), tree.open_handles()), (1, 2));
     tree.forget(created.entry.attr.ino, 1);
-    assert_eq!(tree.write(created.handle, 0, b"still open", PLAIN), Ok(10));
+    assert_eq!(
+        tree.write(Some(ROOT), created.handle, 0, b"still open", PLAIN),
+        Ok(10)
+    );
     tree.release(created.handle).unwrap();
     tree.releasedir(listing).unwrap();
     assert_eq!((tree.known_inodes(), tree.open_handles()), (0, 0));
@@ -194,13 +197,16 @@ fn a_symlink_of_the_source_is_never_followed() {
         size: Some(0),
         ..Changes::default()
     };
-    assert_eq!(errno(tree.setattr(to_file, &size, None)), Errno::INVAL);
+    assert_eq!(
+        errno(tree.setattr(ROOT, to_file, &size, None)),
+        Errno::INVAL
+    );
     let owner = Changes {
         uid: Some(1),
         ..Changes::default()
     };
     assert_eq!(
-        tree.setattr(to_file, &owner, None).unwrap().uid,
+        tree.setattr(ROOT, to_file, &owner, None).unwrap().uid,
         1,
         "the link itself"
     );
@@ -228,7 +234,7 @@ fn a_renamed_and_an_unlinked_file_are_still_themselves() {
         mode: Some(0o600),
         ..Changes::default()
     };
-    assert_eq!(tree.setattr(a, &mode, None).unwrap().perm, 0o600);
+    assert_eq!(tree.setattr(ROOT, a, &mode, None).unwrap().perm, 0o600);
 }
 
 #[test]
@@ -245,13 +251,13 @@ fn times_are_set_to_the_nanosecond_left_alone_or_now() {
         mtime: Some(SetTime::At(time)),
         ..Changes::default()
     };
-    let attr = tree.setattr(file, &both, None).unwrap();
+    let attr = tree.setattr(ROOT, file, &both, None).unwrap();
     assert_eq!((attr.atime, attr.mtime), (time, time));
     let one = Changes {
         mtime: Some(SetTime::Now),
         ..Changes::default()
     };
-    let attr = tree.setattr(file, &one, None).unwrap();
+    let attr = tree.setattr(ROOT, file, &one, None).unwrap();
     assert_eq!(attr.atime, time);
     assert!(attr.mtime.secs > 1_600_000_000);
 }
@@ -263,16 +269,16 @@ fn sizes_and_offsets_from_outside_are_not_believed() {
     let handle = tree.open_file(node(&tree, "file"), READ_WRITE).unwrap();
     assert_eq!(errno(tree.read(handle, u64::MAX, 16)), Errno::INVAL);
     assert_eq!(
-        errno(tree.write(handle, u64::MAX - 1, b"x", PLAIN)),
+        errno(tree.write(Some(ROOT), handle, u64::MAX - 1, b"x", PLAIN)),
         Errno::INVAL
     );
     assert_eq!(
-        errno(tree.fallocate(handle, 0, u64::MAX, u64::MAX)),
+        errno(tree.fallocate(ROOT, handle, 0, u64::MAX, u64::MAX)),
         Errno::INVAL
     );
     assert_eq!(errno(tree.lseek(handle, -1, 3)), Errno::INVAL);
     assert_eq!(
-        errno(tree.copy_range((handle, u64::MAX), (handle, 0), 1)),
+        errno(tree.copy_range(ROOT, (handle, u64::MAX), (handle, 0), 1)),
         Errno::INVAL
     );
     assert_eq!(errno(tree.read(handle + 1, 0, 1)), Errno::BADF);

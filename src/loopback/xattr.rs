@@ -7,13 +7,12 @@ use super::{Caller, Loopback, name};
 use crate::error::{Error, Result, Tried};
 use crate::policy;
 use crate::sys::xattr::{self, Answer};
-use crate::sys::{creds, fs};
 
 /// The largest value that the kernel takes (`XATTR_SIZE_MAX`), in bytes.
 const MAX_VALUE: usize = 64 * 1024;
 
-/// The attribute that holds a POSIX access ACL: the mode's group bits are its mask.
-const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+/// The namespace that is root's alone.
+const TRUSTED: &[u8] = b"trusted.";
 
 fn room(size: u32) -> Result<usize> {
     usize::try_from(size).map_err(|_| Error::BAD_RANGE)
@@ -27,16 +26,34 @@ impl Loopback {
         xattr::get(inode.object(), &name, room(size)?).tried("getxattr")
     }
 
-    /// The names of all attributes, or the size of that list when `size` is 0.
-    pub fn listxattr(&self, node: NodeNo, size: u32) -> Result<Answer> {
+    /// The names of all attributes that the caller may know of, or the size of that list when
+    /// `size` is 0. SRC shows `trusted.` ones to this process where it would not to the caller.
+    pub fn listxattr(&self, caller: Caller, node: NodeNo, size: u32) -> Result<Answer> {
         let inode = self.inode(node)?;
-        xattr::list(inode.object(), room(size)?).tried("listxattr")
+        let room = room(size)?;
+        if !self.acts_as_callers || policy::sees_trusted_attributes(caller.uid) {
+            return xattr::list(inode.object(), room).tried("listxattr");
+        }
+        let all = match xattr::list(inode.object(), MAX_VALUE).tried("listxattr")? {
+            Answer::Data(all) => all,
+            size @ Answer::Size(_) => return Ok(size),
+        };
+        let shown = all
+            .split_inclusive(|&byte| byte == 0)
+            .filter(|name| !name.starts_with(TRUSTED))
+            .collect::<Vec<_>>()
+            .concat();
+        match room {
+            0 => u32::try_from(shown.len())
+                .map(Answer::Size)
+                .map_err(|_| Error::BAD_RANGE),
+            room if shown.len() > room => Err(Error::NO_ROOM),
+            _ => Ok(Answer::Data(shown)),
+        }
     }
 
-    /// Sets an attribute with the caller's `XATTR_CREATE` or `XATTR_REPLACE`.
-    ///
-    /// Setting an access ACL changes the mode, and clears the set-group-id bit unless the caller is
-    /// in the file's group: done as the caller, so that SRC decides by the right groups.
+    /// Sets an attribute with the caller's `XATTR_CREATE` or `XATTR_REPLACE`, as the caller: setting
+    /// an access ACL changes the mode, and may clear the set-group-id bit.
     pub fn setxattr(
         &self,
         caller: Caller,
@@ -50,14 +67,7 @@ impl Loopback {
         }
         let inode = self.inode(node)?;
         let name = name::text(name)?;
-        let mut _as_caller = None;
-        if name.as_bytes() == ACCESS_ACL && self.acts_as_callers {
-            let stat = fs::stat(inode.object()).tried("statx")?;
-            let mode = u32::from(stat.stx_mode);
-            let groups = policy::acl_depends_on_groups(mode, stat.stx_gid, caller.gid)
-                .then(|| creds::groups_of(caller.pid));
-            _as_caller = Some(self.acting(caller, groups.as_deref(), 0)?);
-        }
+        let _as_caller = self.changing(caller, &inode)?;
         xattr::set(inode.object(), &name, value, flags.cast_unsigned()).tried("setxattr")
     }
 

@@ -14,11 +14,20 @@ pub fn creation_depends_on_groups(mode: u32, dir_mode: u32, dir_gid: u32, caller
     mode & S_ISGID != 0 && dir_mode & S_ISGID != 0 && dir_gid != caller_gid
 }
 
-/// Whether setting an ACL depends on the caller's supplementary groups: the set-group-id bit is
-/// cleared unless the caller is in the file's group (`posix_acl_update_mode` in the kernel).
+/// Whether changing a file's contents, mode or ACL depends on the caller's supplementary groups: its
+/// set-group-id bit may be cleared unless the caller is in its group (`setattr_should_drop_sgid`,
+/// `posix_acl_update_mode` in the kernel).
 #[must_use]
-pub fn acl_depends_on_groups(mode: u32, gid: u32, caller_gid: u32) -> bool {
+pub fn change_depends_on_groups(mode: u32, gid: u32, caller_gid: u32) -> bool {
     mode & S_ISGID != 0 && gid != caller_gid
+}
+
+/// Whether a listing of attributes shows the `trusted.` ones: to who has `CAP_SYS_ADMIN`
+/// (`simple_xattr_list` and ext4's `ext4_xattr_trusted_list` in the kernel), which uid 0 stands for
+/// here because a request does not tell capabilities.
+#[must_use]
+pub fn sees_trusted_attributes(uid: u32) -> bool {
+    uid == 0
 }
 
 #[cfg(test)]
@@ -31,8 +40,8 @@ mod tests {
         assert!(!creation_depends_on_groups(0o2755, 0o42775, 100, 100));
         assert!(!creation_depends_on_groups(0o755, 0o42775, 50, 100));
         assert!(!creation_depends_on_groups(0o2755, 0o40775, 50, 100));
-        assert!(acl_depends_on_groups(0o102_755, 50, 100));
-        assert!(!acl_depends_on_groups(0o102_755, 100, 100));
-        assert!(!acl_depends_on_groups(0o100_755, 50, 100));
+        assert!(change_depends_on_groups(0o102_755, 50, 100));
+        assert!(!change_depends_on_groups(0o102_755, 100, 100));
+        assert!(!change_depends_on_groups(0o100_755, 50, 100));
     }
 }

@@ -39,8 +39,8 @@ pub struct Identity<'a> {
     pub gid: u32,
     /// Supplementary groups, where the outcome depends on them.
     pub groups: Option<&'a [u32]>,
-    /// The umask for what is created.
-    pub umask: u32,
+    /// The umask, where something is created.
+    pub umask: Option<u32>,
 }
 
 /// Whether this process may act as other users: uid 0 with the capabilities to change ids.
@@ -58,7 +58,7 @@ pub fn can_act_as_others() -> bool {
 pub struct CallerGuard {
     /// What to restore, or `None` where nothing was changed.
     before: Option<Before>,
-    umask: Mode,
+    umask: Option<Mode>,
     /// Ids belong to a thread: `*const ()` makes the guard neither `Send` nor `Sync`.
     _this_thread: PhantomData<*const ()>,
 }
@@ -75,7 +75,7 @@ impl CallerGuard {
     /// Takes on `identity` where this process can ([`can_act_as_others`], asked once by the caller
     /// of this function and told as `privileged`), and its umask in any case.
     pub fn enter(identity: Identity<'_>, privileged: bool) -> Result<Self> {
-        let umask = own_umask(identity.umask)?;
+        let umask = identity.umask.map(own_umask).transpose()?;
         let mut guard = Self {
             before: None,
             umask,
@@ -90,7 +90,9 @@ impl CallerGuard {
 
 impl Drop for CallerGuard {
     fn drop(&mut self) {
-        rustix::process::umask(self.umask);
+        if let Some(umask) = self.umask {
+            rustix::process::umask(umask);
+        }
         if let Some(before) = &self.before
             && restore(before).is_err()
         {
@@ -229,7 +231,7 @@ mod tests {
             uid: 65534,
             gid: 65533,
             groups: None,
-            umask,
+            umask: Some(umask),
         }
     }
 

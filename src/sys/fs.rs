@@ -134,8 +134,16 @@ pub fn stat(fd: BorrowedFd<'_>) -> Result<Statx> {
 
 /// Opens the object itself for I/O with the data-related part of a caller's open(2) flags.
 pub fn reopen(object: BorrowedFd<'_>, flags: i32) -> Result<OwnedFd> {
-    let flags = OFlags::from_bits_retain((flags & PASSED_ON).cast_unsigned()) | OFlags::CLOEXEC;
-    rustix::fs::open(ProcPath::of(object).as_c_str(), flags, Mode::empty())
+    let path = ProcPath::of(object);
+    let open = |flags: i32| {
+        let flags = OFlags::from_bits_retain(flags.cast_unsigned()) | OFlags::CLOEXEC;
+        rustix::fs::open(path.as_c_str(), flags, Mode::empty())
+    };
+    match open(flags & PASSED_ON) {
+        // An append-only file (`chattr +a`) can be opened for writing in no other way.
+        Err(Errno::PERM) if open_flags::append(flags) => open(flags & (PASSED_ON | libc::O_APPEND)),
+        result => result,
+    }
 }
 
 /// An object descriptor for what `fd` has open.

@@ -111,6 +111,34 @@ impl AsFd for SignalQueue {
     }
 }
 
+/// Closes every descriptor but stdin, stdout and stderr: those that a careless caller let us inherit.
+/// Kept for as long as a daemon runs, a pipe would never end, a lock never be released.
+///
+/// To be called before this program has opened any of its own.
+pub fn close_inherited() {
+    // SAFETY: no object of this program owns a descriptor above 2 yet, so none is closed under
+    // somebody's hands.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    if result == -1 {
+        // Before 5.9, or a filter: one by one, as far as this process can have opened any.
+        for fd in open_descriptors() {
+            // SAFETY: as above; one that has gone meanwhile (the listing's own) gives EBADF.
+            unsafe { libc::close(fd) };
+        }
+    }
+}
+
+fn open_descriptors() -> Vec<libc::c_int> {
+    let names = fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten();
+    names
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|&fd| fd > 2)
+        .collect()
+}
+
 /// Keeps the signals that end the daemon off this thread and those it starts: a system call on
 /// somebody's behalf must not come back with `EINTR` because the daemon is to end. Another thread
 /// has to take them.

@@ -1,0 +1,13 @@
+//! The real binary from start to end: how it starts, what the mount table shows, each way of
+//! ending it, and one clear line for everything that can't be mounted.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+mod mount {
+    pub(crate) mod ending;
+    pub(crate) mod fallbacks;
+    pub(crate) mod refusals;
+    pub(crate) mod starting;
+    pub(crate) mod unprivileged;
+}

@@ -1,0 +1,112 @@
+//! Users without privilege: through fusermount3, and in a user namespace of their own.
+//!
+//! The shared /dev/fuse may be root's alone; a node that everybody may open is bound over it in a
+//! private mount namespace, which nobody else sees.
+
+use std::fs;
+
+use crate::common::TestEnv;
+
+/// A /dev/fuse for everybody, MNT and SRC of user 65534, and `$AS` to act as that user.
+const PREPARE: &str = r#"
+    mkdir "$ROOT/dev"
+    mount -t tmpfs -o mode=755 dev "$ROOT/dev"
+    mknod "$ROOT/dev/fuse" c 10 229; chmod 666 "$ROOT/dev/fuse"
+    mount --bind "$ROOT/dev/fuse" /dev/fuse
+    chown 65534:65534 "$MNT" "$SRC"
+    echo content >"$SRC/f"; chmod 644 "$SRC/f"
+    AS="setpriv --reuid 65534 --regid 65534 --clear-groups timeout 30"
+    umask 022
+    # Waits for process $1, at most 20 seconds.
+    ended() { timeout 20 tail --pid="$1" -f /dev/null; }
+    daemon() { pgrep -f "^$LOOPFS" || true; }
+"#;
+
+fn script(env: &TestEnv, body: &str) -> String {
+    env.private_script(&format!("{PREPARE}\n{body}")).success()
+}
+
+/// In the background, used, unmounted with `fusermount3 -u`.
+#[test]
+fn through_fusermount3() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        $AS "$LOOPFS" "$SRC" "$MNT" </dev/null
+        pid=$(daemon)
+        grep " $MNT " /proc/self/mountinfo
+        $AS cat "$MNT/f"
+        $AS sh -c 'echo new >"$MNT/g"; mkdir "$MNT/d"; mv "$MNT/g" "$MNT/d/"; ls "$MNT/d"'
+        $AS fusermount3 -u "$MNT"
+        ended "$pid"
+        echo "mounted: $(grep -c " $MNT " /proc/self/mountinfo || true)""#,
+    );
+    assert!(seen.contains("fuse.loopfs"), "{seen}");
+    assert!(seen.contains("content\ng\nmounted: 0"), "{seen}");
+    assert_eq!(fs::read_to_string(env.src().join("d/g")).unwrap(), "new\n");
+    env.assert_clean();
+}
+
+/// In the foreground, ended by a signal: status 0, unmounted with the helper's aid.
+#[test]
+fn through_fusermount3_ended_by_a_signal() {
+    for signal in ["TERM", "INT", "HUP"] {
+        let env = TestEnv::new();
+        let seen = script(
+            &env,
+            &format!(
+                r#"
+            setpriv --reuid 65534 --regid 65534 --clear-groups "$LOOPFS" -f "$SRC" "$MNT" </dev/null >"$ROOT/daemon.log" 2>&1 &
+            pid=$!
+            timeout 20 sh -c 'until grep -q " $MNT " /proc/self/mountinfo; do kill -0 '$pid'; done'
+            $AS cat "$MNT/f"
+            kill -{signal} $pid
+            ended $pid
+            code=0; wait $pid || code=$?
+            echo "code $code, mounted: $(grep -c " $MNT " /proc/self/mountinfo || true)""#
+            ),
+        );
+        assert_eq!(seen.trim(), "content\ncode 0, mounted: 0", "{signal}");
+        env.assert_clean();
+    }
+}
+
+/// Root of a user namespace mounts directly, without a helper.
+#[test]
+fn in_a_user_namespace() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        $AS unshare --user --map-root-user --mount sh -euc '
+            "$LOOPFS" "$SRC" "$MNT" </dev/null
+            grep " $MNT " /proc/self/mountinfo
+            cat "$MNT/f"
+            echo new >"$MNT/g"
+            umount "$MNT"
+            echo "mounted: $(grep -c " $MNT " /proc/self/mountinfo || true)"'
+        "#,
+    );
+    assert!(seen.contains("fuse.loopfs"), "{seen}");
+    assert!(seen.contains("content\nmounted: 0"), "{seen}");
+    assert_eq!(fs::read_to_string(env.src().join("g")).unwrap(), "new\n");
+}
+
+/// Another user can't enter such a mount, root neither: the kernel's rule without allow_other.
+#[test]
+fn others_are_kept_out() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        $AS "$LOOPFS" "$SRC" "$MNT" </dev/null
+        pid=$(daemon)
+        cat "$MNT/f" 2>&1 || true
+        setpriv --reuid 1 --regid 1 --clear-groups cat "$MNT/f" 2>&1 || true
+        $AS fusermount3 -u "$MNT"
+        ended "$pid""#,
+    );
+    assert_eq!(seen.matches("Permission denied").count(), 2, "{seen}");
+    env.assert_clean();
+}
