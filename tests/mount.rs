@@ -7,6 +7,7 @@ mod common;
 mod mount {
     pub(crate) mod ending;
     pub(crate) mod fallbacks;
+    pub(crate) mod faults;
     pub(crate) mod refusals;
     pub(crate) mod starting;
     pub(crate) mod unprivileged;
