@@ -260,7 +260,8 @@ mod tests {
     #[test]
     fn verbosity_adds_up() {
         let level = |args: &str| parsed(args).logging().level;
-        assert_eq!(level("s m"), LevelFilter::Info);
+        assert_eq!(level("s m"), LevelFilter::Warn);
+        assert_eq!(level("-f s m"), LevelFilter::Info);
         assert_eq!(level("-v s m"), LevelFilter::Debug);
         assert_eq!(level("-v -v s m"), LevelFilter::Trace);
         assert_eq!(level("-vvvv s m"), LevelFilter::Trace);
