@@ -28,8 +28,8 @@ use crate::sys;
 /// can be used; an error before that leaves nothing behind.
 pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     let signals = Signals::install().map_err(|error| system("can't take over signals", &error))?;
-    check_surroundings()?;
-    let tree = open_source(config)?;
+    let file_limit = check_surroundings()?;
+    let tree = open_source(config, file_limit)?;
     stop_if_asked(&signals)?;
     let mut pending = attach::prepare(config)?;
     let covered = pending.covered();
@@ -40,7 +40,7 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     let counters = Arc::new(Counters::new());
     let device = pending.take_device()?;
     let server = handshake(config, &tree, device, &gate, &counters)?;
-    log::info!("{}", server.negotiated());
+    log::info!("{}; {}", server.negotiated(), tree.describe());
     let shutdown = Shutdown::new().map_err(|error| system("can't make an eventfd", &error))?;
     let mounted = Arc::new(OnceLock::new());
     let serving = start_serving(server, shutdown.clone(), Arc::clone(&mounted))?;
@@ -82,20 +82,19 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     }
 }
 
-/// What loopfs can't do without, and what it takes of its surroundings.
-fn check_surroundings() -> Result<(), Failure> {
+/// What loopfs can't do without, and what it takes of its surroundings: the number of files that it
+/// may have open.
+fn check_surroundings() -> Result<u64, Failure> {
     if !sys::fs::proc_works() {
         let text =
             "/proc is not mounted, and files are opened through it: mount -t proc proc /proc";
         return Err(Failure::new(ExitCode::System, text));
     }
-    let files = sys::fs::raise_file_limit();
-    log::debug!("limit on open files, one for each inode that the kernel remembers: {files}");
-    Ok(())
+    Ok(sys::fs::raise_file_limit())
 }
 
-fn open_source(config: &Config) -> Result<Arc<Loopback>, Failure> {
-    Loopback::open(&config.source)
+fn open_source(config: &Config, file_limit: u64) -> Result<Arc<Loopback>, Failure> {
+    Loopback::open(&config.source, file_limit)
         .map(Arc::new)
         .map_err(|error| {
             let text = format!("source {}: {}", config.source.display(), error.errno());
@@ -153,20 +152,26 @@ fn start_serving(
         if let Err(error) = sys::process::leave_signals_to_others() {
             log::warn!("signals may interrupt requests: {error}");
         }
-        let Ended { result } = server.run();
-        let how = match result {
-            Ok(()) => Served::Closed,
-            Err(error) => {
-                log::error!("serving failed: {error}");
-                Served::Failed
-            }
-        };
+        let how = how_it_ended(server.run());
         shutdown.serving_ended(how, mounted.get().is_some_and(|mount| mount.is_present()));
     };
     let builder = thread::Builder::new().name("loopfs-serve".to_owned());
     builder
         .spawn(serve)
         .map_err(|error| system("can't start the serving thread", &error))
+}
+
+fn how_it_ended(ended: Ended) -> Served {
+    match ended.result {
+        Ok(()) => Served::Closed,
+        // The kernel's answer to a worker that was just taking up a request when the connection
+        // ended (`fuse_dev_do_read`). A worker a moment earlier or later gets ENODEV.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Served::Closed,
+        Err(error) => {
+            log::error!("serving failed: {error}");
+            Served::Failed
+        }
+    }
 }
 
 /// Tries the mount out and makes it visible.
@@ -244,5 +249,21 @@ impl Mounted for Ours {
             device: Some((device.major, device.minor)),
             mount_id: u32::try_from(self.0.mount_id()).ok(),
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_request_taken_up_while_the_connection_ends_is_no_failure() {
+        let how = |result| how_it_ended(Ended { result });
+        assert_eq!(how(Ok(())), Served::Closed);
+        assert_eq!(how(Err(Errno::CONNABORTED.into())), Served::Closed);
+        assert_eq!(how(Err(Errno::IO.into())), Served::Failed);
+        assert_eq!(how(Err(io::Error::other("a panic"))), Served::Failed);
     }
 }

@@ -7,15 +7,15 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert::{caller, decode_device, kind, node, set_time};
-use super::reply::{Found, GENERATION};
+use super::reply::Found;
 use super::serve::Service;
 use super::{Options, convert};
 use crate::config::Caching;
@@ -449,8 +449,9 @@ impl Filesystem for Adapter {
                     let shorter = self.caching.attr.min(self.caching.entry);
                     let ttl = if known.keep { shorter } else { Duration::ZERO };
                     let attr = convert::attr(&known.attr);
+                    let generation = Generation(known.generation);
                     let full =
-                        reply.add(attr.ino, listed.next, listed.name, &ttl, &attr, GENERATION);
+                        reply.add(attr.ino, listed.next, listed.name, &ttl, &attr, generation);
                     if full { Room::Full } else { Room::Taken }
                 })
             });

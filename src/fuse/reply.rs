@@ -16,10 +16,6 @@ use crate::loopback::table::LookupRef;
 use crate::sys::fs::StatVfs;
 use crate::sys::xattr::Answer;
 
-/// Node numbers are not used again for another inode while the kernel remembers one: its
-/// descriptor pins the inode in SRC. So there is one generation.
-pub(super) const GENERATION: Generation = Generation(0);
-
 /// A name's entry, or that there is none and the kernel may remember so.
 pub(super) struct Found(pub Option<Entry>, pub Caching);
 
@@ -60,10 +56,11 @@ respond!(
     |reply, Found(entry, caching)| match entry {
         Some(Entry { lookup, attr }) => {
             let attr = convert::attr(&attr);
+            let generation = Generation(lookup.inode().generation());
             lookup.into_kernel();
-            reply.entry_with_ttls(&caching.attr, &caching.entry, &attr, GENERATION);
+            reply.entry_with_ttls(&caching.attr, &caching.entry, &attr, generation);
         }
-        None => reply.entry(&caching.negative, &convert::no_entry(), GENERATION),
+        None => reply.entry(&caching.negative, &convert::no_entry(), Generation(0)),
     }
 );
 respond!(
@@ -75,13 +72,14 @@ respond!(
             handle,
         } = created;
         let attr = convert::attr(&attr);
+        let generation = Generation(lookup.inode().generation());
         lookup.into_kernel();
         // fuser has one time for both here: the shorter one is true for both.
         let ttl = caching.attr.min(caching.entry);
         reply.created(
             &ttl,
             &attr,
-            GENERATION,
+            generation,
             FileHandle(handle),
             FopenFlags::empty(),
         );

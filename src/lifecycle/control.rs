@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::state::{Action, Event, Timer};
@@ -23,6 +24,7 @@ use super::{Cause, Detach, Detached, Gate, Mounted, Shutdown, SignalName, State}
 use crate::config::Limit;
 use crate::exit::ExitCode;
 use crate::sync::Arc;
+use crate::sys::process::SignalQueue;
 
 /// How long requests may take to be answered between the closing of the gate and the cut.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
@@ -37,22 +39,30 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes over SIGINT, SIGTERM and SIGHUP for the rest of the life of this process. Not to be
-    /// called before a fork: the child would share the sockets with its parent.
+    /// Takes over SIGINT, SIGTERM and SIGHUP for the rest of the life of this process. To be called
+    /// before there is a thread, and not before a fork: the child would share the sockets with its
+    /// parent.
     pub fn install() -> io::Result<Self> {
+        // Held back meanwhile: signal-hook's handler is in force a moment before it knows what to
+        // do (`register_unchecked_impl`), and drops a signal that comes then.
+        let held = SignalQueue::open(&[Signal::TERM, Signal::INT, Signal::HUP])?;
+        let lines = Self::register();
+        held.restore()?;
+        Ok(Self { lines: lines? })
+    }
+
+    fn register() -> io::Result<[(SignalName, UnixStream); 3]> {
         let line = |name, number| {
             let (reader, writer) = UnixStream::pair()?;
             reader.set_nonblocking(true)?;
             signal_hook::low_level::pipe::register(number, writer)?;
             Ok::<_, io::Error>((name, reader))
         };
-        Ok(Self {
-            lines: [
-                line(SignalName::Term, SIGTERM)?,
-                line(SignalName::Int, SIGINT)?,
-                line(SignalName::Hup, SIGHUP)?,
-            ],
-        })
+        Ok([
+            line(SignalName::Term, SIGTERM)?,
+            line(SignalName::Int, SIGINT)?,
+            line(SignalName::Hup, SIGHUP)?,
+        ])
     }
 
     /// Whether a signal has come that nobody has taken, and which; it stays.

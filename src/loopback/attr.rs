@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use super::inode::{Inode, NodeNo};
 use super::{Caller, Loopback};
 use crate::error::{Error, Result, Tried};
+use crate::sync::Arc;
 use crate::sys::fs::{self, FileType, StatVfs, Statx, StatxTimestamp, Timespec, Timestamps};
 
 /// The attributes of an inode, as stat(2) has them.
@@ -121,8 +122,8 @@ impl Loopback {
         self.attr_of(&inode)
     }
 
-    pub(super) fn attr_of(&self, inode: &Inode) -> Result<Attr> {
-        let stat = fs::stat(inode.object()).tried("statx")?;
+    pub(super) fn attr_of(&self, inode: &Arc<Inode>) -> Result<Attr> {
+        let stat = fs::stat(self.object(inode)?.fd()).tried("statx")?;
         // The root's node number is FUSE's, its st_ino is still SRC's own.
         let root = inode.number() == NodeNo::ROOT;
         let ino = if root {
@@ -149,10 +150,10 @@ impl Loopback {
         let inode = self.inode(node)?;
         let as_caller = self.changing_to(caller, &inode, changes)?;
         if changes.uid.is_some() || changes.gid.is_some() {
-            fs::set_owner(inode.object(), changes.uid, changes.gid).tried("chown")?;
+            fs::set_owner(self.object(&inode)?.fd(), changes.uid, changes.gid).tried("chown")?;
         }
         if let Some(mode) = changes.mode {
-            fs::set_mode(inode.object(), mode).tried("chmod")?;
+            fs::set_mode(self.object(&inode)?.fd(), mode).tried("chmod")?;
         }
         if let Some(size) = changes.size {
             self.set_size(&inode, size, handle)?;
@@ -162,13 +163,13 @@ impl Loopback {
                 last_access: timespec(changes.atime),
                 last_modification: timespec(changes.mtime),
             };
-            fs::set_times(inode.object(), &times).tried("utimensat")?;
+            fs::set_times(self.object(&inode)?.fd(), &times).tried("utimensat")?;
         }
         drop(as_caller);
         self.attr_of(&inode)
     }
 
-    fn set_size(&self, inode: &Inode, size: u64, handle: Option<u64>) -> Result<()> {
+    fn set_size(&self, inode: &Arc<Inode>, size: u64, handle: Option<u64>) -> Result<()> {
         if i64::try_from(size).is_err() {
             return Err(Error::BAD_RANGE);
         }
@@ -178,7 +179,7 @@ impl Loopback {
         if let Some(handle) = handle {
             fs::set_size(self.file(handle)?.file(), size).tried("ftruncate")
         } else {
-            let file = fs::reopen(inode.object(), fs::WRITE_ONLY).tried("open")?;
+            let file = fs::reopen(self.object(inode)?.fd(), fs::WRITE_ONLY).tried("open")?;
             fs::set_size(file.as_fd(), size).tried("ftruncate")
         }
     }
@@ -187,12 +188,12 @@ impl Loopback {
     /// process's own rights, which are then the only ones there are.
     pub fn access(&self, node: NodeNo, mask: i32) -> Result<()> {
         let inode = self.inode(node)?;
-        fs::check_access(inode.object(), mask).tried("faccessat2")
+        fs::check_access(self.object(&inode)?.fd(), mask).tried("faccessat2")
     }
 
     /// The figures of the file system that the node is on.
     pub fn statfs(&self, node: NodeNo) -> Result<StatVfs> {
         let inode = self.inode(node)?;
-        fs::stat_filesystem(inode.object()).tried("fstatvfs")
+        fs::stat_filesystem(self.object(&inode)?.fd()).tried("fstatvfs")
     }
 }

@@ -57,7 +57,12 @@ impl Loopback {
         let parent = self.inode(new.parent)?;
         let made = {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
-            fs::create(parent.object(), name.as_c_str(), flags, new.mode & 0o7777)
+            fs::create(
+                self.object(&parent)?.fd(),
+                name.as_c_str(),
+                flags,
+                new.mode & 0o7777,
+            )
         };
         let file = match made {
             Err(Errno::EXIST) if !exclusive => Err(Errno::STALE),
@@ -78,7 +83,12 @@ impl Loopback {
         let parent = self.inode(new.parent)?;
         {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
-            fs::make_dir(parent.object(), name.as_c_str(), new.mode & 0o7777).tried("mkdirat")?;
+            fs::make_dir(
+                self.object(&parent)?.fd(),
+                name.as_c_str(),
+                new.mode & 0o7777,
+            )
+            .tried("mkdirat")?;
         }
         self.entry(&parent, name.as_c_str())
     }
@@ -90,7 +100,13 @@ impl Loopback {
         {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
             let device = fs::device_number(device.0, device.1);
-            fs::make_node(parent.object(), name.as_c_str(), new.mode, device).tried("mknodat")?;
+            fs::make_node(
+                self.object(&parent)?.fd(),
+                name.as_c_str(),
+                new.mode,
+                device,
+            )
+            .tried("mknodat")?;
         }
         self.entry(&parent, name.as_c_str())
     }
@@ -108,7 +124,8 @@ impl Loopback {
         let parent = self.inode(parent)?;
         {
             let _as_caller = self.acting(caller, None, None)?;
-            fs::make_symlink(&target, parent.object(), name.as_c_str()).tried("symlinkat")?;
+            fs::make_symlink(&target, self.object(&parent)?.fd(), name.as_c_str())
+                .tried("symlinkat")?;
         }
         self.entry(&parent, name.as_c_str())
     }
@@ -119,7 +136,12 @@ impl Loopback {
         let name = Name::new(name)?;
         let inode = self.inode(node)?;
         let parent = self.inode(parent)?;
-        fs::make_link(inode.object(), parent.object(), name.as_c_str()).tried("linkat")?;
+        fs::make_link(
+            self.object(&inode)?.fd(),
+            self.object(&parent)?.fd(),
+            name.as_c_str(),
+        )
+        .tried("linkat")?;
         let entry = self.entry(&parent, name.as_c_str())?;
         if entry.lookup.inode().identity() == inode.identity() {
             Ok(entry)

@@ -37,6 +37,8 @@ pub struct Listed<'a> {
 pub struct Known {
     /// Its attributes.
     pub attr: Attr,
+    /// What tells its inode from an earlier one with the same number.
+    pub generation: u64,
     /// Whether the kernel may keep them: not where the inode could not be reached.
     pub keep: bool,
 }
@@ -54,7 +56,7 @@ impl Loopback {
     /// Opens a directory; the handle's number.
     pub fn opendir(&self, node: NodeNo) -> Result<u64> {
         let inode = self.inode(node)?;
-        let fd = fs::reopen_dir(inode.object()).tried("open")?;
+        let fd = fs::reopen_dir(self.object(&inode)?.fd()).tried("open")?;
         let stream = Mutex::new(DirStream::new(fd));
         Ok(self.dirs.insert(DirHandle { inode, stream }))
     }
@@ -105,11 +107,28 @@ impl Loopback {
                 ino: listed.ino,
                 ..self.attr_of(&dir.inode)?
             };
-            return Ok(Some((Known { attr, keep: true }, None)));
+            return Ok(Some((
+                Known {
+                    attr,
+                    generation: 0,
+                    keep: true,
+                },
+                None,
+            )));
         }
         let name = CString::new(listed.name.as_bytes()).map_err(|_| Error::BAD_NAME)?;
         match self.entry(&dir.inode, &name) {
-            Ok(Entry { lookup, attr }) => Ok(Some((Known { attr, keep: true }, Some(lookup)))),
+            Ok(Entry { lookup, attr }) => {
+                let generation = lookup.inode().generation();
+                Ok(Some((
+                    Known {
+                        attr,
+                        generation,
+                        keep: true,
+                    },
+                    Some(lookup),
+                )))
+            }
             Err(error) if matches!(error.errno(), Errno::NOENT | Errno::STALE) => Ok(None),
             Err(_) => {
                 // The name is there although its inode can't be had (EMFILE, EIO, a dead mount on
@@ -119,7 +138,14 @@ impl Loopback {
                     kind: listed.kind.unwrap_or(FileType::RegularFile),
                     ..self.attr_of(&dir.inode)?
                 };
-                Ok(Some((Known { attr, keep: false }, None)))
+                Ok(Some((
+                    Known {
+                        attr,
+                        generation: 0,
+                        keep: false,
+                    },
+                    None,
+                )))
             }
         }
     }

@@ -24,7 +24,7 @@ impl Loopback {
         if inode.kind() != FileType::RegularFile {
             return Err(Error::WRONG_TYPE);
         }
-        let file = fs::reopen(inode.object(), flags).tried("open")?;
+        let file = fs::reopen(self.object(&inode)?.fd(), flags).tried("open")?;
         Ok(self.files.insert(FileHandle::new(inode, file)))
     }
 

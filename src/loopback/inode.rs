@@ -1,11 +1,14 @@
 //! An inode: what it is (its identity) and how it is reached at the moment (a descriptor).
 //!
 //! The two are apart on purpose. The identity is what outlives a descriptor: it is all that a
-//! table in shared memory or a cache of descriptors needs to find the inode again.
+//! table in shared memory or the cache of descriptors ([`super::descriptors`]) needs to find the
+//! inode again.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::sync::{Arc, Mutex, lock};
 use crate::sys::fs::{self, FileType, Statx};
+use crate::sys::handle::Handle;
 
 /// A node number: what the kernel and programs (`st_ino`) know an inode by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,7 +19,7 @@ impl NodeNo {
     pub const ROOT: Self = Self(1);
 }
 
-/// What makes an inode that inode, wherever it is opened from.
+/// What makes an inode that inode as long as it exists, wherever it is opened from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The mount below SRC through which it is reached (0 before Linux 5.8). One directory reached
@@ -46,19 +49,82 @@ pub struct Inode {
     number: NodeNo,
     identity: Identity,
     kind: FileType,
-    object: OwnedFd,
+    reach: Reach,
+}
+
+/// How it is reached.
+#[derive(Debug)]
+enum Reach {
+    /// By a descriptor that it keeps, which also keeps its number from being used again.
+    Kept(OwnedFd),
+    /// By its file handle, with a descriptor at hand or not.
+    ByHandle(Handle, Mutex<Slot>),
+}
+
+/// A descriptor of an inode that has a file handle.
+#[derive(Debug)]
+struct Slot {
+    object: Option<Arc<OwnedFd>>,
+    /// Used since the cache looked last.
+    used: bool,
+    /// Not to be closed: its last name has gone, and its handle may lead nowhere by now.
+    kept: bool,
+}
+
+/// An inode's object descriptor, good for as long as this is held.
+#[derive(Debug)]
+pub enum Object<'a> {
+    /// The inode's own.
+    Own(BorrowedFd<'a>),
+    /// One that the cache may close meanwhile: not before this is dropped.
+    Shared(Arc<OwnedFd>),
+}
+
+impl Object<'_> {
+    /// For a system call.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Own(object) => *object,
+            Self::Shared(object) => object.as_fd(),
+        }
+    }
+}
+
+/// What became of an inode's descriptor when the cache wanted it.
+#[derive(Debug)]
+pub enum Release {
+    /// Here it is, to be closed; or it had none.
+    Free(Option<Arc<OwnedFd>>),
+    /// Used meanwhile: ask again later.
+    InUse,
+    /// It will not be given up.
+    Kept,
 }
 
 impl Inode {
-    /// An inode under its number, with an object descriptor and what statx said of it.
+    /// An inode under its number, with an object descriptor, what statx said of it, and the file
+    /// handle by which it is found without the descriptor, if there is one.
     #[must_use]
-    pub fn new(number: NodeNo, stat: &Statx, object: OwnedFd) -> Self {
+    pub fn new(number: NodeNo, stat: &Statx, object: OwnedFd, handle: Option<Handle>) -> Self {
+        let reach = match handle {
+            None => Reach::Kept(object),
+            Some(handle) => {
+                let object = Some(Arc::new(object));
+                let slot = Slot {
+                    object,
+                    used: false,
+                    kept: false,
+                };
+                Reach::ByHandle(handle, Mutex::new(slot))
+            }
+        };
         let kind = FileType::from_raw_mode(stat.stx_mode.into());
         Self {
             number,
             identity: Identity::of(stat),
             kind,
-            object,
+            reach,
         }
     }
 
@@ -80,9 +146,95 @@ impl Inode {
         self.kind
     }
 
-    /// A descriptor opened with `O_PATH` that leads to it whatever its name is by now.
+    /// Its file handle, if that is how it is reached.
     #[must_use]
-    pub fn object(&self) -> BorrowedFd<'_> {
-        self.object.as_fd()
+    pub fn handle(&self) -> Option<&Handle> {
+        match &self.reach {
+            Reach::Kept(_) => None,
+            Reach::ByHandle(handle, _) => Some(handle),
+        }
+    }
+
+    /// What tells it from an earlier inode with the same number. 0 where the number can't be used
+    /// again while the kernel remembers this one.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.handle().map_or(0, Handle::generation)
+    }
+
+    /// Whether `other`, found under the same number, is this one.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        match (self.handle(), other.handle()) {
+            (Some(one), Some(another)) => one == another,
+            // A descriptor is held on one of them: the number has not been used again.
+            _ => self.identity == other.identity,
+        }
+    }
+
+    /// Its descriptor, if one is open.
+    #[must_use]
+    pub fn object(&self) -> Option<Object<'_>> {
+        match &self.reach {
+            Reach::Kept(object) => Some(Object::Own(object.as_fd())),
+            Reach::ByHandle(_, slot) => {
+                let mut slot = lock(slot);
+                slot.used = true;
+                slot.object.clone().map(Object::Shared)
+            }
+        }
+    }
+
+    /// Gives it a descriptor to have at hand; the one that it has by now, and whether it had none.
+    pub fn lend(&self, object: OwnedFd) -> (Object<'_>, bool) {
+        match &self.reach {
+            Reach::Kept(own) => (Object::Own(own.as_fd()), false),
+            Reach::ByHandle(_, slot) => {
+                let mut slot = lock(slot);
+                let had_none = slot.object.is_none();
+                let object = slot.object.get_or_insert_with(|| Arc::new(object));
+                (Object::Shared(Arc::clone(object)), had_none)
+            }
+        }
+    }
+
+    /// Keeps a descriptor of it open from now on.
+    pub fn keep(&self, object: OwnedFd) {
+        if let Reach::ByHandle(_, slot) = &self.reach {
+            let mut slot = lock(slot);
+            slot.object.get_or_insert_with(|| Arc::new(object));
+            slot.kept = true;
+        }
+    }
+
+    /// Asks for its descriptor back.
+    pub fn release(&self) -> Release {
+        match &self.reach {
+            Reach::Kept(_) => Release::Kept,
+            Reach::ByHandle(_, slot) => {
+                let mut slot = lock(slot);
+                if slot.kept {
+                    Release::Kept
+                } else if std::mem::take(&mut slot.used) {
+                    Release::InUse
+                } else {
+                    Release::Free(slot.object.take())
+                }
+            }
+        }
+    }
+
+    /// The descriptor of an inode that nobody else has.
+    #[must_use]
+    pub fn into_object(self) -> Option<OwnedFd> {
+        match self.reach {
+            Reach::Kept(object) => Some(object),
+            Reach::ByHandle(_, slot) => {
+                let slot = slot
+                    .into_inner()
+                    .unwrap_or_else(crate::sync::PoisonError::into_inner);
+                slot.object.and_then(Arc::into_inner)
+            }
+        }
     }
 }

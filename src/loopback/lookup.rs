@@ -9,6 +9,7 @@ use super::inode::{Identity, Inode, NodeNo};
 use super::name::Name;
 use super::table::LookupRef;
 use crate::error::{Error, Result, Tried};
+use crate::sync::Arc;
 use crate::sys::fs::{self, FileType, Found};
 
 /// A name that was found: what the kernel will remember.
@@ -29,8 +30,8 @@ impl Loopback {
         self.entry(&parent, name.as_c_str())
     }
 
-    pub(super) fn entry(&self, parent: &Inode, name: &CStr) -> Result<Entry> {
-        let object = match fs::open_object(parent.object(), name).tried("openat2")? {
+    pub(super) fn entry(&self, parent: &Arc<Inode>, name: &CStr) -> Result<Entry> {
+        let object = match fs::open_object(self.object(parent)?.fd(), name).tried("openat2")? {
             Found::Here(object) => object,
             Found::OtherMount(object) => self.shielded(object)?,
         };
@@ -40,12 +41,41 @@ impl Loopback {
     /// An entry for an object descriptor, wherever it came from.
     pub(super) fn enter(&self, object: OwnedFd) -> Result<Entry> {
         let stat = fs::stat(object.as_fd()).tried("statx")?;
-        let number = self.numbering.number(Identity::of(&stat));
-        let lookup = self.table.take(number, &stat, object);
+        let identity = Identity::of(&stat);
+        let number = self.numbering.number(identity);
+        let handle = self.descriptors.handle_of(object.as_fd(), identity);
+        let (lookup, spare) = self.table.take(Inode::new(number, &stat, object, handle));
+        match spare.map(Inode::into_object) {
+            None => self.descriptors.opened(lookup.inode()),
+            // Known before: what was opened to look at it may serve the request that follows.
+            Some(Some(object)) => drop(self.descriptors.lend(lookup.inode(), object)),
+            Some(None) => {}
+        }
         Ok(Entry {
             lookup,
             attr: Attr::new(number, &stat),
         })
+    }
+
+    /// Keeps what `name` leads to reachable although its last name is about to go: its handle may
+    /// lead nowhere afterwards, and the kernel may remember it (a working directory, an `O_PATH`
+    /// descriptor). Whatever goes wrong here comes up again when the name is removed.
+    pub(super) fn keep_reachable(&self, parent: &Arc<Inode>, name: &CStr) {
+        if !self.descriptors.by_handle() {
+            return;
+        }
+        let Ok(dir) = self.object(parent) else { return };
+        let Ok(Found::Here(object)) = fs::open_object(dir.fd(), name) else {
+            return;
+        };
+        let Ok(stat) = fs::stat(object.as_fd()) else {
+            return;
+        };
+        let last = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory
+            || stat.stx_nlink <= 1;
+        if last && let Some(inode) = self.table.get(self.numbering.number(Identity::of(&stat))) {
+            inode.keep(object);
+        }
     }
 
     /// What is mounted there, or, if that is our own mount, the directory below it.
@@ -71,6 +101,6 @@ impl Loopback {
         if inode.kind() != FileType::Symlink {
             return Err(Error::WRONG_TYPE);
         }
-        fs::read_link(inode.object()).tried("readlinkat")
+        fs::read_link(self.object(&inode)?.fd()).tried("readlinkat")
     }
 }

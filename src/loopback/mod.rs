@@ -5,6 +5,7 @@
 //! In reading order:
 //!
 //! - [`inode`]: what an inode is: its identity, apart from the descriptor that happens to be open;
+//! - [`descriptors`]: which inodes have one open, and how the others are found again;
 //! - [`numbering`]: which number programs and the kernel see for it;
 //! - [`table`]: the inodes that the kernel remembers, and [`table::LookupRef`], a lookup count as
 //!   an owned value;
@@ -19,6 +20,7 @@
 
 pub mod attr;
 pub mod create;
+pub mod descriptors;
 pub mod dir;
 pub mod file;
 pub mod handle;
@@ -40,8 +42,9 @@ use crate::sync::{Arc, OnceLock};
 use crate::sys::creds::{self, CallerGuard};
 use crate::sys::fs;
 
+use descriptors::Descriptors;
 use handle::{DirHandle, FileHandle, Handles};
-use inode::{Inode, NodeNo};
+use inode::{Inode, NodeNo, Object};
 use numbering::Numbering;
 use table::Table;
 
@@ -69,6 +72,7 @@ pub struct Loopback {
     root: Arc<Inode>,
     numbering: Numbering,
     table: Arc<Table>,
+    descriptors: Descriptors,
     files: Handles<FileHandle>,
     dirs: Handles<DirHandle>,
     own_mount: OnceLock<OwnMount>,
@@ -78,21 +82,30 @@ pub struct Loopback {
 
 impl Loopback {
     /// The tree below the directory `source`, a path that the user gave and that may lead through
-    /// symlinks: it is resolved here, once, and never again.
-    pub fn open(source: &Path) -> Result<Self> {
+    /// symlinks: it is resolved here, once, and never again. `file_limit` is how many files this
+    /// process may have open.
+    pub fn open(source: &Path, file_limit: u64) -> Result<Self> {
         let object = fs::open_root(source).tried("opening the source directory")?;
         let stat = fs::stat(object.as_fd()).tried("statx")?;
-        let numbering = Numbering::new(inode::Identity::of(&stat));
-        let root = Arc::new(Inode::new(NodeNo::ROOT, &stat, object));
+        let identity = inode::Identity::of(&stat);
+        let descriptors = Descriptors::new(object.as_fd(), identity, file_limit);
+        let root = Arc::new(Inode::new(NodeNo::ROOT, &stat, object, None));
         Ok(Self {
             table: Arc::new(Table::new(Arc::clone(&root))),
             root,
-            numbering,
+            numbering: Numbering::new(identity),
+            descriptors,
             files: Handles::new(),
             dirs: Handles::new(),
             own_mount: OnceLock::new(),
             acts_as_callers: creds::can_act_as_others(),
         })
+    }
+
+    /// How inodes are reached, in words for the log.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.descriptors.describe()
     }
 
     /// Says where our own mount is: its device number and the directory that it covers. Where SRC
@@ -125,6 +138,11 @@ impl Loopback {
         self.table.get(node).ok_or(Error::STALE)
     }
 
+    /// The object descriptor of an inode.
+    fn object<'a>(&self, inode: &'a Arc<Inode>) -> Result<Object<'a>> {
+        self.descriptors.object(inode)
+    }
+
     fn file(&self, handle: u64) -> Result<Arc<FileHandle>> {
         self.files.get(handle).ok_or(Error::BAD_HANDLE)
     }
@@ -134,10 +152,16 @@ impl Loopback {
     }
 
     /// This thread as `caller`, for a creation with `mode` in `dir`, until the guard is dropped.
-    fn creating(&self, caller: Caller, dir: &Inode, mode: u32, umask: u32) -> Result<CallerGuard> {
+    fn creating(
+        &self,
+        caller: Caller,
+        dir: &Arc<Inode>,
+        mode: u32,
+        umask: u32,
+    ) -> Result<CallerGuard> {
         let mut groups = None;
         if self.acts_as_callers && mode & libc_mode::S_ISGID != 0 {
-            let stat = fs::stat(dir.object()).tried("statx")?;
+            let stat = fs::stat(self.object(dir)?.fd()).tried("statx")?;
             let dir_mode = u32::from(stat.stx_mode);
             if policy::creation_depends_on_groups(mode, dir_mode, stat.stx_gid, caller.gid) {
                 groups = Some(creds::groups_of(caller.pid));
@@ -149,7 +173,7 @@ impl Loopback {
     /// This thread as `caller`, for a change of something that exists, so that SRC clears set-id
     /// bits, spends quota and keeps its reserve exactly as for the caller itself. `None` where
     /// nothing would differ: for root, and where the daemon can't be anybody else.
-    fn changing(&self, caller: Caller, inode: &Inode) -> Result<Option<CallerGuard>> {
+    fn changing(&self, caller: Caller, inode: &Arc<Inode>) -> Result<Option<CallerGuard>> {
         self.changing_to(caller, inode, &attr::Changes::default())
     }
 
@@ -157,13 +181,13 @@ impl Loopback {
     fn changing_to(
         &self,
         caller: Caller,
-        inode: &Inode,
+        inode: &Arc<Inode>,
         changes: &attr::Changes,
     ) -> Result<Option<CallerGuard>> {
         if !self.acts_as_callers || caller.uid == 0 {
             return Ok(None);
         }
-        let stat = fs::stat(inode.object()).tried("statx")?;
+        let stat = fs::stat(self.object(inode)?.fd()).tried("statx")?;
         let mode = u32::from(stat.stx_mode) | changes.mode.unwrap_or(0);
         let groups = [Some(stat.stx_gid), changes.gid]
             .into_iter()

@@ -13,14 +13,16 @@ impl Loopback {
     pub fn unlink(&self, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
-        fs::remove_file(parent.object(), name.as_c_str()).tried("unlinkat")
+        self.keep_reachable(&parent, name.as_c_str());
+        fs::remove_file(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
-        fs::remove_dir(parent.object(), name.as_c_str()).tried("unlinkat")
+        self.keep_reachable(&parent, name.as_c_str());
+        fs::remove_dir(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
     }
 
     /// Moves a name, with renameat2(2)'s flags as the caller gave them. A whiteout is a new node
@@ -35,13 +37,16 @@ impl Loopback {
         let (name, new_name) = (Name::new(from.1)?, Name::new(to.1)?);
         let (parent, new_parent) = (self.inode(from.0)?, self.inode(to.0)?);
         let flags = RenameFlags::from_bits_retain(flags);
+        if !flags.contains(RenameFlags::EXCHANGE) {
+            self.keep_reachable(&new_parent, new_name.as_c_str());
+        }
         let whiteout = flags.contains(RenameFlags::WHITEOUT);
         let _as_caller = whiteout
             .then(|| self.acting(caller, None, None))
             .transpose()?;
         fs::rename(
-            (parent.object(), name.as_c_str()),
-            (new_parent.object(), new_name.as_c_str()),
+            (self.object(&parent)?.fd(), name.as_c_str()),
+            (self.object(&new_parent)?.fd(), new_name.as_c_str()),
             flags,
         )
         .tried("renameat2")

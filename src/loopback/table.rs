@@ -8,12 +8,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::num::NonZeroU64;
-use std::os::fd::OwnedFd;
 
 use super::inode::{Inode, NodeNo};
 use super::numbering::Numbering;
 use crate::sync::{Arc, Mutex, lock};
-use crate::sys::fs::Statx;
 
 /// A power of two: the shard of a number is its low bits.
 const SHARDS: usize = 64;
@@ -58,32 +56,47 @@ impl Table {
             .map(|slot| Arc::clone(&slot.inode))
     }
 
-    /// Takes a lookup count on the inode with that number, entering it with what was found if it
-    /// is new. A known inode keeps the descriptor it has.
-    pub fn take(self: &Arc<Self>, node: NodeNo, stat: &Statx, object: OwnedFd) -> LookupRef {
-        let fresh = Arc::new(Inode::new(node, stat, object));
-        let inode = match lock(self.shard(node)).entry(node) {
+    /// Takes a lookup count on the inode with the number of `found`, entering `found` if there is
+    /// none. Also gives `found` back where it was not needed, with its descriptor.
+    ///
+    /// If the number is known for another inode, that one is gone from SRC and its number was used
+    /// again: `found` takes its place. The kernel tells the two apart by generation and gives the
+    /// counts of both back under this number.
+    pub fn take(self: &Arc<Self>, found: Inode) -> (LookupRef, Option<Inode>) {
+        let number = found.number();
+        let found = Arc::new(found);
+        let mut replaced = None;
+        let inode = match lock(self.shard(number)).entry(number) {
             Entry::Occupied(mut known) => {
                 let slot = known.get_mut();
                 // 2^64 lookups can't be outstanding; should they be, a count that sticks leaks one
                 // inode, a count that wraps would free one in use.
                 slot.lookups = slot.lookups.saturating_add(1);
+                if !slot.inode.is(&found) {
+                    replaced = Some(std::mem::replace(&mut slot.inode, Arc::clone(&found)));
+                }
                 Arc::clone(&slot.inode)
             }
             Entry::Vacant(place) => {
                 let slot = Slot {
-                    inode: Arc::clone(&fresh),
+                    inode: Arc::clone(&found),
                     lookups: NonZeroU64::MIN,
                 };
                 Arc::clone(&place.insert(slot).inode)
             }
         };
-        // `fresh` is dropped here, after the lock, when it was not needed: that closes a descriptor.
-        LookupRef {
-            table: Arc::clone(self),
-            inode,
-            owned: true,
-        }
+        // After the lock: this may close a descriptor.
+        drop(replaced);
+        // Where it was entered the table has it too, and there is nothing to give back.
+        let spare = Arc::into_inner(found);
+        (
+            LookupRef {
+                table: Arc::clone(self),
+                inode,
+                owned: true,
+            },
+            spare,
+        )
     }
 
     /// Gives back `count` lookups of a node: FORGET. More than were taken, or an unknown node, is
@@ -162,8 +175,9 @@ impl Drop for LookupRef {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::sys::fs;
-    use std::os::fd::AsFd;
+    use crate::sys::fs::{self, Statx};
+    use crate::sys::handle::Handle;
+    use std::os::fd::{AsFd, OwnedFd};
 
     fn some_object() -> (Statx, OwnedFd) {
         let object = fs::open_root(std::path::Path::new("/")).unwrap();
@@ -172,16 +186,15 @@ mod tests {
 
     fn table() -> Arc<Table> {
         let (stat, object) = some_object();
-        Arc::new(Table::new(Arc::new(Inode::new(
-            NodeNo::ROOT,
-            &stat,
-            object,
-        ))))
+        let root = Inode::new(NodeNo::ROOT, &stat, object, None);
+        Arc::new(Table::new(Arc::new(root)))
     }
 
     fn take(table: &Arc<Table>, number: u64) -> LookupRef {
         let (stat, object) = some_object();
-        table.take(NodeNo(number), &stat, object)
+        table
+            .take(Inode::new(NodeNo(number), &stat, object, None))
+            .0
     }
 
     #[test]
@@ -226,6 +239,50 @@ mod tests {
         let table = table();
         let held = Arc::clone(take(&table, 5).inode());
         assert!(table.get(NodeNo(5)).is_none());
-        assert!(fs::stat(held.object()).is_ok());
+        let object = held.object().unwrap();
+        assert!(fs::stat(object.fd()).is_ok());
+    }
+
+    /// An inode of its own under a number of our choice, as if its file system had used the number again.
+    fn by_handle(number: u64) -> Inode {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let object = fs::reopen_object(file.as_file().as_fd()).unwrap();
+        let stat = fs::stat(object.as_fd()).unwrap();
+        let handle = Handle::of(object.as_fd()).unwrap();
+        Inode::new(NodeNo(number), &stat, object, Some(handle))
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_another_node_to_the_kernel() {
+        let table = table();
+        let (old, spare) = table.take(by_handle(7));
+        assert!(spare.is_none());
+        let (new, spare) = table.take(by_handle(7));
+        assert!(spare.is_none(), "it took the place of the old one");
+        assert_ne!(old.inode().generation(), new.inode().generation());
+        let now = table.get(NodeNo(7)).unwrap();
+        assert!(now.is(new.inode()) && !now.is(old.inode()));
+        old.into_kernel();
+        new.into_kernel();
+        table.give_back(NodeNo(7), 1);
+        assert_eq!(table.len(), 1);
+        table.give_back(NodeNo(7), 1);
+        assert!(
+            table.is_empty(),
+            "the counts of both are given back under the one number"
+        );
+    }
+
+    #[test]
+    fn what_was_found_and_known_already_comes_back_with_its_descriptor() {
+        let table = table();
+        let (stat, object) = some_object();
+        let known = Inode::new(NodeNo(4), &stat, object, None);
+        let (first, spare) = table.take(known);
+        assert!(spare.is_none());
+        let (stat, object) = some_object();
+        let (_second, spare) = table.take(Inode::new(NodeNo(4), &stat, object, None));
+        assert!(spare.unwrap().into_object().is_some());
+        drop(first);
     }
 }

@@ -32,7 +32,7 @@ const READ_WRITE: i32 = 2; // O_RDWR, open(2)
 
 fn tree() -> (tempfile::TempDir, Loopback) {
     let dir = tempfile::tempdir().unwrap();
-    let tree = Loopback::open(dir.path()).unwrap();
+    let tree = Loopback::open(dir.path(), 1024).unwrap();
     (dir, tree)
 }
 
@@ -420,4 +420,76 @@ fn attributes_of_every_namespace_come_and_go() {
         tree.removexattr(file, name).unwrap();
         assert_eq!(errno(tree.removexattr(file, name)), Errno::NODATA);
     }
+}
+
+/// How many descriptors of this process lead below `dir`.
+fn open_below(dir: &Path) -> usize {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    links
+        .filter(|link| std::fs::read_link(link.path()).is_ok_and(|to| to.starts_with(dir)))
+        .count()
+}
+
+#[test]
+fn many_known_inodes_need_few_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = Loopback::open(dir.path(), 64).unwrap();
+    let names: Vec<String> = (0..2000).map(|number| format!("file-{number}")).collect();
+    for name in &names {
+        std::fs::write(dir.path().join(name), name).unwrap();
+    }
+    let nodes: Vec<NodeNo> = names.iter().map(|name| node(&tree, name)).collect();
+    assert_eq!(tree.known_inodes(), 2000);
+    let open = open_below(dir.path());
+    assert!(
+        (1..=34).contains(&open),
+        "{open} descriptors for 2,000 inodes"
+    );
+    for (node, name) in nodes.iter().zip(&names) {
+        let handle = tree.open_file(*node, READ_WRITE).unwrap();
+        assert_eq!(tree.read(handle, 0, 64).unwrap(), name.as_bytes());
+        tree.release(handle).unwrap();
+        assert_eq!(tree.getattr(*node).unwrap().size, name.len() as u64);
+    }
+    for node in nodes {
+        tree.forget(node, 1);
+    }
+    assert_eq!(tree.known_inodes(), 0);
+}
+
+/// Makes the tree close the descriptors of everything that it was asked for before.
+fn use_others(dir: &Path, tree: &Loopback) {
+    for number in 0..100 {
+        let name = format!("other-{number}");
+        std::fs::write(dir.join(&name), "").unwrap();
+        node(tree, &name);
+    }
+}
+
+#[test]
+fn what_loses_its_last_name_stays_reachable_while_the_kernel_remembers_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = Loopback::open(dir.path(), 32).unwrap();
+    for name in ["unlinked", "replaced", "new", "linked"] {
+        std::fs::write(dir.path().join(name), name).unwrap();
+    }
+    std::fs::create_dir(dir.path().join("removed")).unwrap();
+    let gone = ["unlinked", "replaced", "removed"].map(|name| node(&tree, name));
+    let linked = node(&tree, "linked");
+    tree.link(linked, NodeNo::ROOT, OsStr::new("again"))
+        .unwrap()
+        .lookup
+        .into_kernel();
+    use_others(dir.path(), &tree);
+    tree.unlink(NodeNo::ROOT, OsStr::new("unlinked")).unwrap();
+    tree.unlink(NodeNo::ROOT, OsStr::new("linked")).unwrap();
+    tree.rmdir(NodeNo::ROOT, OsStr::new("removed")).unwrap();
+    let (from, to) = (OsStr::new("new"), OsStr::new("replaced"));
+    tree.rename(ROOT, (NodeNo::ROOT, from), (NodeNo::ROOT, to), 0)
+        .unwrap();
+    use_others(dir.path(), &tree);
+    for node in gone {
+        assert_eq!(tree.getattr(node).unwrap().nlink, 0);
+    }
+    assert_eq!(tree.getattr(linked).unwrap().nlink, 1);
 }

@@ -23,7 +23,7 @@ impl Loopback {
     pub fn getxattr(&self, node: NodeNo, name: &OsStr, size: u32) -> Result<Answer> {
         let inode = self.inode(node)?;
         let name = name::text(name)?;
-        xattr::get(inode.object(), &name, room(size)?).tried("getxattr")
+        xattr::get(self.object(&inode)?.fd(), &name, room(size)?).tried("getxattr")
     }
 
     /// The names of all attributes that the caller may know of, or the size of that list when
@@ -32,9 +32,9 @@ impl Loopback {
         let inode = self.inode(node)?;
         let room = room(size)?;
         if !self.acts_as_callers || policy::sees_trusted_attributes(caller.uid) {
-            return xattr::list(inode.object(), room).tried("listxattr");
+            return xattr::list(self.object(&inode)?.fd(), room).tried("listxattr");
         }
-        let all = match xattr::list(inode.object(), MAX_VALUE).tried("listxattr")? {
+        let all = match xattr::list(self.object(&inode)?.fd(), MAX_VALUE).tried("listxattr")? {
             Answer::Data(all) => all,
             size @ Answer::Size(_) => return Ok(size),
         };
@@ -68,13 +68,19 @@ impl Loopback {
         let inode = self.inode(node)?;
         let name = name::text(name)?;
         let _as_caller = self.changing(caller, &inode)?;
-        xattr::set(inode.object(), &name, value, flags.cast_unsigned()).tried("setxattr")
+        xattr::set(
+            self.object(&inode)?.fd(),
+            &name,
+            value,
+            flags.cast_unsigned(),
+        )
+        .tried("setxattr")
     }
 
     /// Removes an attribute.
     pub fn removexattr(&self, node: NodeNo, name: &OsStr) -> Result<()> {
         let inode = self.inode(node)?;
         let name = name::text(name)?;
-        xattr::remove(inode.object(), &name).tried("removexattr")
+        xattr::remove(self.object(&inode)?.fd(), &name).tried("removexattr")
     }
 }

@@ -395,28 +395,20 @@ pub fn proc_works() -> bool {
     .is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }
 
-/// Raises the limit on open files as far as this process may: to the system's own (root with
-/// `CAP_SYS_RESOURCE`), else to the hard one. Every inode that the kernel remembers costs a
-/// descriptor. The limit now in force.
+/// Raises the soft limit on open files to the hard one, which is the administrator's word. The limit
+/// now in force.
 #[must_use]
 pub fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
-    let most = most.and_then(|text| text.trim().parse().ok());
-    let hard = getrlimit(Resource::Nofile).maximum;
-    for limit in [most, hard] {
-        if setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: limit,
-                maximum: limit,
-            },
-        )
-        .is_ok()
-        {
-            break;
-        }
-    }
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // It can't fail for a limit that is not raised; if it does, the one in force is the answer.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 

@@ -4,7 +4,8 @@
 //! none. A function takes file descriptors and at most one name below one of them: no path of SRC
 //! is ever put together.
 //!
-//! In reading order: [`fs`] (objects and names), [`dir`] (directory streams), [`xattr`],
+//! In reading order: [`fs`] (objects and names), [`handle`] (inodes for good), [`dir`] (directory streams),
+//! [`xattr`],
 //! [`ioctl`] (file flags), [`creds`] (acting as the caller), [`mount`] (mount ids and the mount
 //! table), [`ask`] (whether a mount answers), [`process`] (going to the background), [`features`]
 //! (switching newer calls off).
@@ -14,6 +15,7 @@ pub mod creds;
 pub mod dir;
 pub mod features;
 pub mod fs;
+pub mod handle;
 pub mod ioctl;
 pub mod mount;
 pub mod process;

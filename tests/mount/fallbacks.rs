@@ -43,10 +43,49 @@ fn without_statmount() {
     works_without("statmount,unique-mount-id");
 }
 
+/// A descriptor kept for each inode, where handles can't be used.
+#[test]
+fn without_file_handles() {
+    works_without("file-handles");
+}
+
+/// openat and two statx instead of openat2 (before Linux 5.6).
+#[test]
+fn without_openat2() {
+    works_without("openat2");
+}
+
 /// All of it together.
 #[test]
 fn without_any_of_them() {
-    works_without("new-mount-api,statmount,unique-mount-id");
+    works_without("new-mount-api,statmount,unique-mount-id,file-handles,openat2");
+}
+
+/// 3,000 inodes known at once, with 200 files allowed.
+#[test]
+fn a_low_limit_on_open_files_is_enough() {
+    let env = TestEnv::new();
+    for number in 0..3000 {
+        fs::write(env.src().join(format!("file-{number}")), "x").unwrap();
+    }
+    let mut command = std::process::Command::new("prlimit");
+    let loopfs = env.loopfs(["-f".into(), env.src(), env.mnt()]);
+    command
+        .arg("--nofile=200:200")
+        .arg(loopfs.get_program())
+        .args(loopfs.get_args());
+    for (name, value) in loopfs.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let mount = Mount::start_command(env, command);
+    for _ in 0..2 {
+        for number in 0..3000 {
+            let path = mount.path(format!("file-{number}"));
+            assert_eq!(fs::metadata(&path).unwrap().len(), 1);
+            assert_eq!(fs::read_to_string(&path).unwrap(), "x");
+        }
+    }
+    mount.finish();
 }
 
 /// In the background too: the parent still returns only when the mount can be used.
