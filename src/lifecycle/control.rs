@@ -349,14 +349,16 @@ impl Control {
                 );
             }
         }
-        match result {
-            Detached::Done if self.shutdown.state().cause() == Some(Cause::ConnectionAborted) => {
-                warn!(
-                    "the connection of {} was cut from outside; the dead mount is removed",
-                    self.target()
-                );
-            }
-            Detached::Covered => warn!(
+        match (result, self.shutdown.state().cause()) {
+            (Detached::Done, Some(Cause::ConnectionAborted)) => warn!(
+                "the connection of {} was cut from outside; the dead mount is removed",
+                self.target()
+            ),
+            (Detached::Done, Some(Cause::ServingFailed)) => warn!(
+                "{} is unmounted, because serving it has failed",
+                self.target()
+            ),
+            (Detached::Covered, _) => warn!(
                 "something is mounted on top of {}: it is left alone, and ours can't be unmounted below it",
                 self.target()
             ),
