@@ -86,6 +86,11 @@ pub struct Cli {
     #[arg(long, value_name = "SECONDS|never", value_parser = options::limit_from_text, help_heading = "Running")]
     drain_timeout: Option<Limit>,
 
+    /// How long open files may go on working after an unmount from outside with -l or -z
+    /// [default: never cut off]
+    #[arg(long, value_name = "SECONDS|never", value_parser = options::limit_from_text, help_heading = "Running")]
+    lazy_timeout: Option<Limit>,
+
     /// Say more: once for what loopfs does, twice for each request; without it a program in the
     /// background only warns. RUST_LOG wins over it
     #[arg(short, long, action = ArgAction::Count, help_heading = "Messages")]

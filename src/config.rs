@@ -27,6 +27,8 @@ pub struct Config {
     pub caching: Caching,
     /// How long open files are given after a signal on a busy mount.
     pub drain_timeout: Limit,
+    /// How long open files are given after a lazy unmount from outside.
+    pub lazy_timeout: Limit,
     /// What is logged, and how.
     pub logging: Logging,
 }

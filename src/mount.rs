@@ -42,6 +42,8 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     let server = handshake(config, &tree, device, &gate, &counters)?;
     log::info!("{}; {}", server.negotiated(), tree.describe());
     let shutdown = Shutdown::new().map_err(|error| system("can't make an eventfd", &error))?;
+    let lost = shutdown.clone();
+    Server::on_lost_loop(move || lost.request(Cause::ServingFailed));
     let mounted = Arc::new(OnceLock::new());
     let serving = start_serving(server, shutdown.clone(), Arc::clone(&mounted))?;
     // Said before it is true: whoever unmounts in the very moment of the publishing ends a mount
@@ -53,6 +55,7 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     let _ = mounted.set(Arc::clone(&attachment));
     let limits = Limits {
         drain: config.drain_timeout,
+        lazy: config.lazy_timeout,
         ..Limits::default()
     };
     let ours: Arc<dyn Mounted> = Arc::new(Ours(Arc::clone(&attachment)));

@@ -30,6 +30,8 @@ pub struct Options {
     pub caching: Caching,
     /// How long open files are given after a signal.
     pub drain_timeout: Limit,
+    /// How long open files are given after a lazy unmount from outside.
+    pub lazy_timeout: Limit,
     /// Number of event loops, if a list named one.
     pub threads: Option<NonZeroUsize>,
     /// What the user should know about accepted words, for the log.
@@ -64,6 +66,7 @@ impl Options {
                 negative: Duration::ZERO,
             },
             drain_timeout: Limit::After(Duration::from_secs(10)),
+            lazy_timeout: Limit::Never,
             threads: None,
             remarks: Vec::new(),
         }

@@ -1,6 +1,7 @@
 complete -c loopfs -s o -d 'Mount options, separated by commas; a later one wins. MOUNT OPTIONS in loopfs(1) has the list' -r
 complete -c loopfs -l threads -d 'Serve with N threads, 1 to 64 [default: one for each CPU, at least 2, at most 4]' -r
 complete -c loopfs -l drain-timeout -d 'How long open files may delay the end that a signal asks for [default: 10]' -r
+complete -c loopfs -l lazy-timeout -d 'How long open files may go on working after an unmount from outside with -l or -z [default: never cut off]' -r
 complete -c loopfs -l log-format -d 'The shape of messages on stderr' -r -f -a "auto\t'As journal if stderr is the journal\'s, else as text'
 text\t'Lines for people'
 journal\t'Lines with a syslog priority in front'

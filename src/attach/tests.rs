@@ -70,6 +70,7 @@ impl Place {
                 negative: Duration::ZERO,
             },
             drain_timeout: Limit::Never,
+            lazy_timeout: Limit::Never,
             logging: Logging {
                 level: log::LevelFilter::Off,
                 format: LogFormat::Text,

@@ -83,6 +83,7 @@ impl Cli {
             mount: options.mount,
             caching: options.caching,
             drain_timeout: self.drain_timeout.unwrap_or(options.drain_timeout),
+            lazy_timeout: self.lazy_timeout.unwrap_or(options.lazy_timeout),
             logging,
         })
     }
@@ -207,6 +208,7 @@ mod tests {
         assert!(root.mount.allow_other && root.mount.default_permissions && !root.mount.nosuid);
         assert!(!root.foreground && !root.make_target && !root.replace_stale);
         assert_eq!(root.drain_timeout, Limit::After(Duration::from_secs(10)));
+        assert_eq!(root.lazy_timeout, Limit::Never);
         let user = Environment {
             privileged: false,
             ..ROOT
@@ -237,6 +239,8 @@ mod tests {
         ]);
         assert_eq!(config.threads.get(), 7);
         assert_eq!(config.drain_timeout, Limit::Never);
+        let lazy = resolved(&["-o", "lazy_timeout=7", "--lazy-timeout=3"]);
+        assert_eq!(lazy.lazy_timeout, Limit::After(Duration::from_secs(3)));
         assert!(config.mount.read_only);
         let config = resolved(&["-o", "threads=3,drain_timeout=0.5"]);
         assert_eq!(config.threads.get(), 3);

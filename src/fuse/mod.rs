@@ -92,6 +92,12 @@ impl Server {
         &self.negotiated
     }
 
+    /// Has `lost` called when an event loop is lost to a panic outside any operation. For the whole
+    /// process, like the panic hook that it is.
+    pub fn on_lost_loop(lost: impl Fn() + Send + Sync + 'static) {
+        serve::on_lost_loop(lost);
+    }
+
     /// Serves until the connection ends, on as many event loops as asked for, all of which have
     /// ended when this returns. It takes the server with it: serving a second time, which made
     /// go-fuse's counters go below zero, does not compile.

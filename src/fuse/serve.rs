@@ -1,6 +1,7 @@
 //! What happens around every operation, written once: the gate, faults for tests, the read-only
 //! rule, the panic guard, counting, tracing and the reply.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Errno, Error, Result};
@@ -63,6 +64,8 @@ impl Service {
         let Some(_pass) = self.gate.enter() else {
             return reply.err(Error::CLOSING.code());
         };
+        let crash = self.faults.get(op) == Some(Fault::Crash);
+        assert!(!crash, "a crash that was asked for");
         self.guarded(op, || {
             let result = self.admit(op).and_then(|()| f(&caller, &mut reply));
             match result {
@@ -102,7 +105,7 @@ impl Service {
     fn admit(&self, op: Op) -> Result<()> {
         self.check_class(op.class())?;
         match self.faults.get(op) {
-            None => Ok(()),
+            None | Some(Fault::Crash) => Ok(()),
             Some(Fault::Errno(errno)) => Err(Error::new(
                 Errno::from_raw_os_error(errno),
                 "a fault that was asked for",
@@ -113,6 +116,7 @@ impl Service {
     }
 
     fn guarded(&self, op: Op, work: impl FnOnce()) {
+        let _guarded = Guarded::enter();
         // Unwind safety: what `work` can leave half-done is behind locks whose poison `sync::lock`
         // ignores because each section keeps its data consistent, or owned by `work` and dropped.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
@@ -125,6 +129,40 @@ impl Service {
             log::error!("{op} panicked and was answered with EIO; please report this: {text}");
         }
     }
+}
+
+thread_local!(static GUARDED: Cell<bool> = const { Cell::new(false) });
+
+/// This thread is inside [`Service::guarded`]: a panic of it is caught there.
+struct Guarded;
+
+impl Guarded {
+    fn enter() -> Self {
+        GUARDED.set(true);
+        Self
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        GUARDED.set(false);
+    }
+}
+
+/// Calls `lost` when an event loop of fuser is about to be lost: when it panics outside an
+/// operation. fuser notices that too, but only when the loops started before it have ended, and until
+/// then the daemon would serve with a loop less, or none, and a caller would wait for ever.
+pub(super) fn on_lost_loop(lost: impl Fn() + Send + Sync + 'static) {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        let thread = std::thread::current();
+        let is_loop = thread.name().is_some_and(|name| name.starts_with("fuser-"));
+        if is_loop && !GUARDED.get() {
+            log::error!("an event loop was lost to a panic in fuser; please report this: {panic}");
+            lost();
+        }
+    }));
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Faults on demand, for tests: `LOOPFS_FAULTS=getxattr=panic,unlink=5` makes every getxattr
-//! panic and every unlink fail with errno 5. Whoever may set the daemon's environment may do
+//! panic and every unlink fail with errno 5; `crash` takes the event loop down. Whoever may set the daemon's environment may do
 //! anything to it anyway; without the variable none of this is there.
 
 use crate::op::Op;
@@ -12,6 +12,8 @@ pub const VARIABLE: &str = "LOOPFS_FAULTS";
 pub enum Fault {
     /// The operation panics.
     Panic,
+    /// The event loop panics outside any operation, as a bug in fuser would make it.
+    Crash,
     /// The operation fails with this errno.
     Errno(i32),
 }
@@ -28,6 +30,7 @@ impl Faults {
             let op = Op::ALL.iter().find(|known| known.name() == op)?;
             let fault = match fault {
                 "panic" => Fault::Panic,
+                "crash" => Fault::Crash,
                 errno => Fault::Errno(
                     errno
                         .parse()

@@ -286,6 +286,18 @@ pub static TABLE: &[Word] = &[
             },
         },
     },
+    Word {
+        name: "lazy_timeout",
+        help: "The same as --lazy-timeout, which wins over it.",
+        effect: Effect::Value {
+            placeholder: "SECONDS|never",
+            form: LIMIT,
+            set: |o, text| {
+                o.lazy_timeout = value::limit(text.to_str()?).ok()?;
+                Some(())
+            },
+        },
+    },
     // Access times: the kernel keeps none for FUSE (fuse_iget sets S_NOATIME); SRC keeps its own.
     on(
         "noatime",

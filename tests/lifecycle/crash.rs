@@ -81,33 +81,20 @@ fn crash_upon_crash() {
     restart(env);
 }
 
-/// fuser 0.18.0 panics where it negates the smallest time (`system_time_from_time`), if the build
-/// checks for overflow: its event loop is lost, and serving has failed. The mount is taken down,
+/// An event loop that panics outside any operation: serving has failed. The mount is taken down,
 /// the log says what happened, and the status is that of an internal fault.
-#[cfg(debug_assertions)]
 #[test]
 fn serving_that_fails() {
-    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-
-    for mode in [Mode::Foreground, Mode::Background] {
-        let subject = Subject::start(mode, &["--threads", "1"]);
-        let path = subject.path("f");
-        fs::write(&path, "x").unwrap();
-        let before = Timespec {
-            tv_sec: i64::MIN,
-            tv_nsec: 0,
-        };
-        let times = Timestamps {
-            last_access: before,
-            last_modification: before,
-        };
-        let asked = Instant::now();
-        utimensat(CWD, &path, &times, AtFlags::empty()).unwrap_err();
-        let end = subject
-            .fails(asked)
-            .says("serving failed: ")
-            .says("is unmounted, because serving it has failed");
-        assert!(!end.log.contains("cut from outside"), "{}", end.log);
-        end.clean_but_for_the_log();
-    }
+    let env = TestEnv::new();
+    let mut command = env.loopfs(["-f", "--threads", "1"]);
+    command
+        .arg(env.src())
+        .arg(env.mnt())
+        .env("LOOPFS_FAULTS", "mkdir=crash");
+    let subject = Subject::of(Mount::start_command(env, command), Mode::Foreground);
+    let asked = Instant::now();
+    fs::create_dir(subject.path("d")).unwrap_err();
+    let end = subject.fails(asked).says("an event loop was lost");
+    assert!(!end.log.contains("cut from outside"), "{}", end.log);
+    end.clean_but_for_the_log();
 }

@@ -258,6 +258,27 @@ fn after_an_external_lazy_unmount_a_signal_starts_the_deadline() {
     end.clean();
 }
 
+/// With `--lazy-timeout` an unmount from outside has a deadline of its own.
+#[test]
+fn lazy_timeout_of_a_second() {
+    for mode in [Mode::Foreground, Mode::Background] {
+        let subject = Subject::start(mode, &["--lazy-timeout", "1", "--drain-timeout", "never"]);
+        let mut held = Held::open(&subject);
+        let asked = Instant::now();
+        subject.unmount_with("fusermount3", &["-uz"]);
+        subject.wait_detached();
+        held.works();
+        let limit = Duration::from_secs(1);
+        let end = subject
+            .ends_with(0, asked, limit + PROMPT)
+            .says("time is up: ");
+        assert!(end.took >= limit, "cut off after {:?}", end.took);
+        held.is_cut();
+        drop(held);
+        end.clean();
+    }
+}
+
 #[test]
 fn after_an_external_lazy_unmount_two_signals_cut() {
     for mode in [Mode::Foreground, Mode::Background] {
