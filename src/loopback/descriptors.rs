@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::inode::{Identity, Inode, Object, Release};
-use crate::error::{Error, Result, Tried};
+use crate::error::{Errno, Error, Result, Tried};
 use crate::sync::{Arc, Mutex, Weak, lock};
 use crate::sys::features;
 use crate::sys::fs;
@@ -86,12 +86,18 @@ impl Descriptors {
         self.mount.is_some()
     }
 
-    /// The handle by which an object can be reached later; `None` where it must be kept open.
-    #[must_use]
-    pub fn handle_of(&self, object: BorrowedFd<'_>, identity: Identity) -> Option<Handle> {
-        let mount = self.mount.as_ref()?;
-        let here = (identity.mount, identity.device) == mount.place;
-        here.then(|| Handle::of(object).ok()).flatten()
+    /// The handle by which an object can be reached later; `None` where it must be kept open. Which
+    /// of the two it is never changes for an inode.
+    pub fn handle_of(&self, object: BorrowedFd<'_>, identity: Identity) -> Result<Option<Handle>> {
+        let place = (identity.mount, identity.device);
+        if self.mount.as_ref().is_none_or(|mount| mount.place != place) {
+            return Ok(None);
+        }
+        match Handle::of(object) {
+            Ok(handle) => Ok(Some(handle)),
+            Err(Errno::OPNOTSUPP) => Ok(None), // a file system that has handles for some only
+            Err(errno) => Err(Error::new(errno, "name_to_handle_at")),
+        }
     }
 
     /// An inode's object descriptor: the one at hand, or a new one by its handle.

@@ -165,11 +165,8 @@ impl Inode {
     /// Whether `other`, found under the same number, is this one.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
-        match (self.handle(), other.handle()) {
-            (Some(one), Some(another)) => one == another,
-            // A descriptor is held on one of them: the number has not been used again.
-            _ => self.identity == other.identity,
-        }
+        // Without handles the known one's descriptor keeps its number from being used again.
+        self.identity == other.identity && self.handle() == other.handle()
     }
 
     /// Its descriptor, if one is open.

@@ -10,7 +10,7 @@ use super::name::Name;
 use super::table::LookupRef;
 use crate::error::{Error, Result, Tried};
 use crate::sync::Arc;
-use crate::sys::fs::{self, FileType, Found};
+use crate::sys::fs::{self, FileType, Found, Statx};
 
 /// A name that was found: what the kernel will remember.
 #[derive(Debug)]
@@ -41,10 +41,9 @@ impl Loopback {
     /// An entry for an object descriptor, wherever it came from.
     pub(super) fn enter(&self, object: OwnedFd) -> Result<Entry> {
         let stat = fs::stat(object.as_fd()).tried("statx")?;
-        let identity = Identity::of(&stat);
-        let number = self.numbering.number(identity);
-        let handle = self.descriptors.handle_of(object.as_fd(), identity);
-        let (lookup, spare) = self.table.take(Inode::new(number, &stat, object, handle));
+        let found = self.described(object, &stat)?;
+        let number = found.number();
+        let (lookup, spare) = self.table.take(found);
         match spare.map(Inode::into_object) {
             None => self.descriptors.opened(lookup.inode()),
             // Known before: what was opened to look at it may serve the request that follows.
@@ -57,25 +56,45 @@ impl Loopback {
         })
     }
 
+    /// An object descriptor as an inode: its number and, where there is one, its file handle.
+    fn described(&self, object: OwnedFd, stat: &Statx) -> Result<Inode> {
+        let identity = Identity::of(stat);
+        let handle = self.descriptors.handle_of(object.as_fd(), identity)?;
+        Ok(Inode::new(
+            self.numbering.number(identity),
+            stat,
+            object,
+            handle,
+        ))
+    }
+
     /// Keeps what `name` leads to reachable although its last name is about to go: its handle may
     /// lead nowhere afterwards, and the kernel may remember it (a working directory, an `O_PATH`
     /// descriptor). Whatever goes wrong here comes up again when the name is removed.
-    pub(super) fn keep_reachable(&self, parent: &Arc<Inode>, name: &CStr) {
+    pub(super) fn keep_reachable(&self, parent: &Arc<Inode>, name: &CStr) -> Result<()> {
         if !self.descriptors.by_handle() {
-            return;
+            return Ok(());
         }
-        let Ok(dir) = self.object(parent) else { return };
-        let Ok(Found::Here(object)) = fs::open_object(dir.fd(), name) else {
-            return;
+        let Found::Here(object) =
+            fs::open_object(self.object(parent)?.fd(), name).tried("openat2")?
+        else {
+            return Ok(());
         };
-        let Ok(stat) = fs::stat(object.as_fd()) else {
-            return;
-        };
-        let last = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory
-            || stat.stx_nlink <= 1;
-        if last && let Some(inode) = self.table.get(self.numbering.number(Identity::of(&stat))) {
-            inode.keep(object);
+        let stat = fs::stat(object.as_fd()).tried("statx")?;
+        let kind = FileType::from_raw_mode(stat.stx_mode.into());
+        if kind != FileType::Directory && stat.stx_nlink > 1 {
+            return Ok(());
         }
+        let found = self.described(object, &stat)?;
+        if let Some(known) = self
+            .table
+            .get(found.number())
+            .filter(|known| known.is(&found))
+            && let Some(object) = found.into_object()
+        {
+            known.keep(object);
+        }
+        Ok(())
     }
 
     /// What is mounted there, or, if that is our own mount, the directory below it.

@@ -160,7 +160,7 @@ impl Loopback {
         umask: u32,
     ) -> Result<CallerGuard> {
         let mut groups = None;
-        if self.acts_as_callers && mode & libc_mode::S_ISGID != 0 {
+        if self.acts_as_callers && policy::is_set_group_id(mode) {
             let stat = fs::stat(self.object(dir)?.fd()).tried("statx")?;
             let dir_mode = u32::from(stat.stx_mode);
             if policy::creation_depends_on_groups(mode, dir_mode, stat.stx_gid, caller.gid) {
@@ -211,11 +211,6 @@ impl Loopback {
         };
         CallerGuard::enter(identity, self.acts_as_callers).tried("acting as the caller")
     }
-}
-
-/// Bits of `st_mode` that the core names itself (inode(7)).
-mod libc_mode {
-    pub(super) const S_ISGID: u32 = 0o2000;
 }
 
 #[cfg(test)]

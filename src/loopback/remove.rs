@@ -13,7 +13,7 @@ impl Loopback {
     pub fn unlink(&self, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
-        self.keep_reachable(&parent, name.as_c_str());
+        let _ = self.keep_reachable(&parent, name.as_c_str());
         fs::remove_file(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
     }
 
@@ -21,7 +21,7 @@ impl Loopback {
     pub fn rmdir(&self, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
-        self.keep_reachable(&parent, name.as_c_str());
+        let _ = self.keep_reachable(&parent, name.as_c_str());
         fs::remove_dir(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
     }
 
@@ -38,7 +38,7 @@ impl Loopback {
         let (parent, new_parent) = (self.inode(from.0)?, self.inode(to.0)?);
         let flags = RenameFlags::from_bits_retain(flags);
         if !flags.contains(RenameFlags::EXCHANGE) {
-            self.keep_reachable(&new_parent, new_name.as_c_str());
+            let _ = self.keep_reachable(&new_parent, new_name.as_c_str());
         }
         let whiteout = flags.contains(RenameFlags::WHITEOUT);
         let _as_caller = whiteout

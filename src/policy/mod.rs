@@ -6,12 +6,18 @@
 /// The set-group-id bit of a mode.
 const S_ISGID: u32 = 0o2000;
 
+/// Whether a mode has the set-group-id bit, on which groups may have a say.
+#[must_use]
+pub fn is_set_group_id(mode: u32) -> bool {
+    mode & S_ISGID != 0
+}
+
 /// Whether creating something with `mode` in a directory depends on the caller's supplementary
 /// groups: a new non-directory keeps its set-group-id bit in a set-group-id directory only if its
 /// creator is in the directory's group (`mode_strip_sgid` in the kernel).
 #[must_use]
 pub fn creation_depends_on_groups(mode: u32, dir_mode: u32, dir_gid: u32, caller_gid: u32) -> bool {
-    mode & S_ISGID != 0 && dir_mode & S_ISGID != 0 && dir_gid != caller_gid
+    is_set_group_id(mode) && is_set_group_id(dir_mode) && dir_gid != caller_gid
 }
 
 /// Whether changing a file's contents, mode or ACL depends on the caller's supplementary groups: its
@@ -19,7 +25,7 @@ pub fn creation_depends_on_groups(mode: u32, dir_mode: u32, dir_gid: u32, caller
 /// `posix_acl_update_mode` in the kernel).
 #[must_use]
 pub fn change_depends_on_groups(mode: u32, gid: u32, caller_gid: u32) -> bool {
-    mode & S_ISGID != 0 && gid != caller_gid
+    is_set_group_id(mode) && gid != caller_gid
 }
 
 /// Whether a listing of attributes shows the `trusted.` ones: to who has `CAP_SYS_ADMIN`
