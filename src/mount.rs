@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::attach::{self, Attachment, DeviceNumber, Pending};
 use crate::config::Config;
@@ -23,6 +24,11 @@ use crate::observe::faults::{self, Faults};
 use crate::observe::{Counters, Outcome};
 use crate::sync::{Arc, OnceLock};
 use crate::sys;
+
+/// How long a mount may take to leave the table after its connection has ended. `umount -f` and
+/// `umount -l -f` cut the connection first: a dead mount that is taken away at once would be taken
+/// from under them, and they would say "not mounted".
+const FORCED_UNMOUNT: Duration = Duration::from_millis(100);
 
 /// Mounts, serves until the end, and takes everything down again. `ready` is told once the mount
 /// can be used; an error before that leaves nothing behind.
@@ -156,7 +162,10 @@ fn start_serving(
             log::warn!("signals may interrupt requests: {error}");
         }
         let how = how_it_ended(server.run());
-        shutdown.serving_ended(how, mounted.get().is_some_and(|mount| mount.is_present()));
+        let present = mounted
+            .get()
+            .is_some_and(|mount| mount.stays(FORCED_UNMOUNT));
+        shutdown.serving_ended(how, present);
     };
     let builder = thread::Builder::new().name("loopfs-serve".to_owned());
     builder

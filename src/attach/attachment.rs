@@ -1,9 +1,12 @@
 //! "We are mounted", as a value.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::Method;
@@ -69,6 +72,23 @@ impl Attachment {
                 false
             }
         }
+    }
+
+    /// Whether our mount stays in the mount table for `time`; `false` as soon as it leaves.
+    pub fn stays(&self, time: Duration) -> bool {
+        // Opened before the first look: a change after that wakes the poll.
+        let table = File::open("/proc/self/mountinfo");
+        let end = Instant::now() + time;
+        while self.is_present() {
+            let left = end.saturating_duration_since(Instant::now());
+            let (false, Ok(table)) = (left.is_zero(), &table) else {
+                return true;
+            };
+            let mut change = [PollFd::new(table, PollFlags::PRI)];
+            // EINTR or a time that can't be told: looked at again above.
+            let _ = poll(&mut change, Timespec::try_from(left).ok().as_ref());
+        }
+        false
     }
 
     /// True while something is mounted on our mount or in it, so that it can't be detached

@@ -1,6 +1,7 @@
 //! Knowing the mount and ending it, and it alone.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -160,4 +161,20 @@ fn an_abort_by_force_leaves_the_unmounting_to_the_caller() {
     drop(root);
     assert_eq!(daemon.end(), Errno::NODEV);
     end_politely(&attachment);
+}
+
+/// A forced unmount cuts the connection first: whoever waits for the mount to leave sees it leave.
+#[test]
+fn who_waits_for_the_mount_to_leave_is_woken_when_it_does() {
+    let place = Place::new();
+    let (attachment, _daemon) = served(Method::NewApi, &place.config());
+    let begin = Instant::now();
+    assert!(attachment.stays(Duration::from_millis(20)));
+    assert!(begin.elapsed() >= Duration::from_millis(20));
+    let forced = UnmountFlags::FORCE | UnmountFlags::DETACH;
+    std::thread::scope(|scope| {
+        scope.spawn(|| rustix::mount::unmount(place.mnt(), forced).unwrap());
+        assert!(!attachment.stays(Duration::from_secs(60)));
+    });
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
