@@ -178,6 +178,15 @@ pub(crate) fn processes_naming(directory: &Path) -> Vec<Watched> {
         .collect()
 }
 
+/// The session id of a process as `/proc/PID/stat` has it: 0 where its leader is outside this pid namespace, as in a
+/// container, which getsid(2) reports too and no `Pid` can say.
+pub(crate) fn session(pid: Pid) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
+    // The command may hold anything, a parenthesis too: state, parent, group and session follow the last one.
+    let (_, fields) = stat.rsplit_once(')').expect("a command in parentheses");
+    fields.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
+
 /// The arguments of a process as the kernel keeps them, NUL after each; empty for a zombie.
 fn command_line(pid: Pid) -> Vec<u8> {
     fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default()

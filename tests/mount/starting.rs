@@ -5,7 +5,9 @@ use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 
-use crate::common::process::{processes_naming, program_name, run, wait_child, wait_readable};
+use crate::common::process::{
+    processes_naming, program_name, run, session, wait_child, wait_readable,
+};
 use crate::common::table::mount_at;
 use crate::common::{LIMIT, Mount, Signal, TestEnv};
 
@@ -85,8 +87,7 @@ fn background_daemon_lets_go_of_its_caller() {
             Some("/dev/null")
         );
     }
-    let session = rustix::process::getsid(Some(daemon.pid)).unwrap();
-    assert_ne!(session, rustix::process::getsid(None).unwrap());
+    assert_ne!(session(daemon.pid), session(rustix::process::getpid()));
     daemon.signal(Signal::TERM);
     assert!(daemon.wait_end(LIMIT));
     env.assert_clean();
