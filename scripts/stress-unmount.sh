@@ -926,6 +926,17 @@ somebody_waits() {
     ((waiting > 0))
 }
 
+# has_closed PID FILE: it has FILE open in no way that closing would flush; O_PATH descriptors don't count.
+has_closed() {
+    local fd key flags
+    for fd in "/proc/$1/fd"/*; do
+        [[ $(readlink "$fd") == "$2" ]] || continue
+        while read -r key flags; do
+            [[ $key != flags: ]] || ((8#$flags & 8#10000000)) || return 1
+        done 2>/dev/null <"/proc/$1/fdinfo/${fd##*/}"
+    done
+}
+
 # stopped PID: all of its threads are; kill(2) returns before they have heard of it.
 stopped() {
     local task line
@@ -948,12 +959,14 @@ scenario_src_hangs() {
     await_mount || return
     lower_connection=$connection connection='' mnt=$upper
     # The load starts on a mount that hangs already. Not even SIGKILL ends a wait for what the lower
-    # daemon has taken and not answered (fs/fuse/dev.c, request_wait_answer): no daemon could pass that.
+    # daemon has taken and not answered, nor one for the FLUSH that comes with closing a file (both in
+    # fs/fuse/dev.c, request_wait_answer): no daemon could pass that.
     local real_load=$round_load
     round_load=none
     serve '--drain-timeout 1'
     round_load=$real_load
     ((${#problems[@]} == 0)) || return
+    within 2000 has_closed "$pid" "$src/hello" || problem "keeps a file of SRC open"
     signal STOP "$lower"
     within 2000 stopped "$lower" || problem "the lower daemon can't be stopped"
     env "$mark" timeout -k 2 60 cat "$mnt/new" >"$round/holder" 2>&1 </dev/null &

@@ -339,7 +339,7 @@ pub fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
 }
 
 /// close(2) with its error, which dropping an [`OwnedFd`] would lose.
-fn close(fd: OwnedFd) -> Result<()> {
+pub fn close(fd: OwnedFd) -> Result<()> {
     // SAFETY: the descriptor is owned, and given up by `into_raw_fd`: nobody else uses or closes it.
     let result = unsafe { libc::close(fd.into_raw_fd()) };
     match result {

@@ -190,12 +190,7 @@ impl End {
     /// directory again.
     #[track_caller]
     pub(crate) fn clean(self) -> TestEnv {
-        // fuser calls it an error when the kernel no longer wants an answer (ENOENT in
-        // `fuse_dev_do_write`): requests that were cut off, and the RELEASE after a last close,
-        // which nobody waits for. Nothing is wrong with that.
-        const UNWANTED: &str = "Failed to send FUSE reply: No such file or directory";
-        let log = self.log.lines().filter(|line| !line.contains(UNWANTED));
-        crate::common::mount::assert_log_is_clean(&log.collect::<Vec<_>>().join("\n"));
+        crate::common::mount::assert_log_is_clean(&self.log);
         self.clean_but_for_the_log()
     }
 
