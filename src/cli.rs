@@ -1,8 +1,9 @@
 //! What the user typed, and nothing else: [`Cli`] is the command line as clap reads it, nothing
-//! looked up, nothing decided. `resolve` turns it into what the user meant, a
+//! looked up, nothing decided; `helper` is the one that mount(8) passes. `resolve` turns it into what the user meant, a
 //! [`Config`](crate::config::Config); [`generate`] turns it into the man page and the completions.
 
 pub mod generate;
+mod helper;
 mod resolve;
 
 use std::ffi::OsString;
@@ -35,6 +36,8 @@ const EXAMPLES: [(&str, &str); 2] = [
 
 /// How it is called, as `--help` and every usage error say.
 const USAGE: &str = "loopfs [OPTIONS] SRC MNT";
+/// The same at the end of an error.
+const HINT: &str = "loopfs [OPTIONS] SRC MNT; try --help";
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -65,6 +68,16 @@ pub struct Cli {
     /// Nothing can be changed through the mount; wins over '-o rw'
     #[arg(short, long, help_heading = "The mount")]
     read_only: bool,
+
+    /// Don't cross into other file systems that are mounted below SRC: where one is mounted, show the
+    /// directory that it covers
+    #[arg(long, help_heading = "The mount")]
+    one_file_system: bool,
+
+    /// Take locks (flock, fcntl) in SRC too, so that programs that work on SRC itself and those that work
+    /// on MNT see each other's
+    #[arg(long, help_heading = "The mount")]
+    forward_locks: bool,
 
     /// Make MNT first, and remove it at the end
     #[arg(long, help_heading = "The mount")]
@@ -116,6 +129,18 @@ pub struct Cli {
     /// Print the version
     #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Messages")]
     version: Option<bool>,
+
+    /// Of a mount helper only: check everything, mount nothing.
+    #[arg(skip)]
+    fake: bool,
+
+    /// Of a mount helper only: tolerate unknown mount options.
+    #[arg(skip)]
+    sloppy: bool,
+
+    /// Of a mount helper only: the mount namespace to mount in, as a file below /proc.
+    #[arg(skip)]
+    namespace: Option<PathBuf>,
 }
 
 impl Cli {
@@ -127,6 +152,10 @@ impl Cli {
     pub fn parse_from_args(
         args: impl IntoIterator<Item = OsString>,
     ) -> Result<Option<Self>, Failure> {
+        let mut args = args.into_iter().peekable();
+        if args.peek().is_some_and(|name| helper::is_helper(name)) {
+            return helper::parse(args).map(Some);
+        }
         match Self::try_parse_from(args) {
             Ok(cli) => Ok(Some(cli)),
             Err(answer) if !answer.use_stderr() => {
@@ -134,8 +163,14 @@ impl Cli {
                 let _ = answer.print();
                 Ok(None)
             }
-            Err(error) => Err(Failure::new(ExitCode::Usage, one_line(&error))),
+            Err(error) => Err(Failure::new(ExitCode::Usage, one_line(&error, HINT))),
         }
+    }
+
+    /// Whether everything is to be checked and nothing mounted (`-f` of mount(8)).
+    #[must_use]
+    pub fn is_fake(&self) -> bool {
+        self.fake
     }
 
     /// What to log, and how.
@@ -176,7 +211,7 @@ impl ValueEnum for LogFormat {
 }
 
 /// clap's account of what is wrong spans paragraphs; a program that starts loopfs shows one line of it.
-fn one_line(error: &clap::Error) -> String {
+fn one_line(error: &clap::Error, usage: &str) -> String {
     let mut line = if error.kind() == ErrorKind::MissingRequiredArgument {
         missing(error)
     } else {
@@ -196,7 +231,7 @@ fn one_line(error: &clap::Error) -> String {
         // Writing to a String can't fail.
         let _ = write!(line, "; did you mean '{suggestion}'?");
     }
-    format!("{line} (Usage: {USAGE}; try --help)")
+    format!("{line} (Usage: {usage})")
 }
 
 fn missing(error: &clap::Error) -> String {

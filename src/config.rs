@@ -25,6 +25,8 @@ pub struct Config {
     pub mount: MountOptions,
     /// How long the kernel may keep what it was told.
     pub caching: Caching,
+    /// How SRC is shown.
+    pub tree: TreeOptions,
     /// How long open files are given after a signal on a busy mount.
     pub drain_timeout: Limit,
     /// How long open files are given after a lazy unmount from outside.
@@ -74,6 +76,15 @@ pub struct Caching {
     pub attr: Duration,
     /// `negative_timeout=`: that a name does not exist; zero: not remembered.
     pub negative: Duration,
+}
+
+/// Options of the tree below the mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TreeOptions {
+    /// `one_file_system`: mounts below SRC are not crossed.
+    pub one_file_system: bool,
+    /// `forward_locks`: locks taken through the mount are taken in SRC too.
+    pub forward_locks: bool,
 }
 
 /// A time limit that may be absent.

@@ -21,6 +21,11 @@ fn run() -> Result<ExitCode, Failure> {
         return Ok(ExitCode::Success);
     };
     logging::init(&cli.logging());
+    cli.enter_namespace()?;
+    let fake = cli.is_fake();
     let config = cli.resolve(&Environment::current())?;
+    if fake {
+        return Ok(ExitCode::Success);
+    }
     daemon::run(&config, mount::serve)
 }

@@ -19,7 +19,7 @@ use crate::lifecycle::{
     self, Cause, Detach, Detached, Ending, Gate, Identity, Limits, Mounted, Served, Shutdown,
     Signals,
 };
-use crate::loopback::Loopback;
+use crate::loopback::{Loopback, Settings};
 use crate::observe::faults::{self, Faults};
 use crate::observe::{Counters, Outcome};
 use crate::sync::{Arc, OnceLock};
@@ -103,7 +103,11 @@ fn check_surroundings() -> Result<u64, Failure> {
 }
 
 fn open_source(config: &Config, file_limit: u64) -> Result<Arc<Loopback>, Failure> {
-    Loopback::open(&config.source, file_limit)
+    let settings = Settings {
+        file_limit,
+        one_file_system: config.tree.one_file_system,
+    };
+    Loopback::open(&config.source, &settings)
         .map(Arc::new)
         .map_err(|error| {
             let text = format!("source {}: {}", config.source.display(), error.errno());

@@ -14,7 +14,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
-use crate::config::{Caching, Limit, MountOptions};
+use crate::config::{Caching, Limit, MountOptions, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 
 use table::Effect;
@@ -28,12 +28,16 @@ pub struct Options {
     pub mount: MountOptions,
     /// What the kernel may keep.
     pub caching: Caching,
+    /// How SRC is shown.
+    pub tree: TreeOptions,
     /// How long open files are given after a signal.
     pub drain_timeout: Limit,
     /// How long open files are given after a lazy unmount from outside.
     pub lazy_timeout: Limit,
     /// Number of event loops, if a list named one.
     pub threads: Option<NonZeroUsize>,
+    /// Unknown words are passed over with a remark (`-s` of mount(8)).
+    pub sloppy: bool,
     /// What the user should know about accepted words, for the log.
     pub remarks: Vec<String>,
 }
@@ -65,9 +69,11 @@ impl Options {
                 attr: Duration::from_secs(1),
                 negative: Duration::ZERO,
             },
+            tree: TreeOptions::default(),
             drain_timeout: Limit::After(Duration::from_secs(10)),
             lazy_timeout: Limit::Never,
             threads: None,
+            sloppy: false,
             remarks: Vec::new(),
         }
     }
@@ -86,10 +92,14 @@ impl Options {
             None => (bytes, None),
         };
         let name = OsStr::from_bytes(name);
-        let word = TABLE
-            .iter()
-            .find(|word| word.matches(name))
-            .ok_or_else(|| unknown(name))?;
+        let Some(word) = TABLE.iter().find(|word| word.matches(name)) else {
+            let failure = unknown(name);
+            if self.sloppy {
+                self.remarks.push(failure.message);
+                return Ok(());
+            }
+            return Err(failure);
+        };
         let named = format!("mount option '{}'", word.name);
         match (&word.effect, value) {
             (Effect::Switch(field, on), None) => *field(&mut self.mount) = *on,

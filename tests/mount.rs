@@ -8,6 +8,7 @@ mod mount {
     pub(crate) mod ending;
     pub(crate) mod fallbacks;
     pub(crate) mod faults;
+    pub(crate) mod helper;
     pub(crate) mod refusals;
     pub(crate) mod starting;
     pub(crate) mod unprivileged;

@@ -18,7 +18,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{Caching, Limit, LogFormat, Logging, MountOptions};
+use crate::config::{Caching, Limit, LogFormat, Logging, MountOptions, TreeOptions};
 use crate::sys::features;
 
 /// A directory to mount on, with everything mounted below it taken away at the end.
@@ -69,6 +69,7 @@ impl Place {
                 attr: Duration::ZERO,
                 negative: Duration::ZERO,
             },
+            tree: TreeOptions::default(),
             drain_timeout: Limit::Never,
             lazy_timeout: Limit::Never,
             logging: Logging {

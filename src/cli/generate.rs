@@ -1,4 +1,4 @@
-//! The man page and the shell completions, made from the command line's definition, the table of
+//! The man pages and the shell completions, made from the command line's definition, the table of
 //! mount options and the exit codes, so that none of them can say something else than the program.
 //!
 //! The results are checked in under `man/`; `loopfs-gen` writes them, `tests/generated.rs` compares.
@@ -7,10 +7,12 @@ use clap::{Arg, Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
+mod helper;
+
 use crate::exit::ExitCode;
 use crate::options::{TABLE, Word};
 
-use super::{Cli, EXAMPLES};
+use super::{Cli, EXAMPLES, helper as mount_helper};
 
 /// A generated file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,10 +31,18 @@ pub fn generated() -> Vec<Generated> {
         ("completions/_loopfs", Shell::Zsh),
         ("completions/loopfs.fish", Shell::Fish),
     ];
-    let mut files = vec![Generated {
-        path: "loopfs.1",
-        content: man_page(),
-    }];
+    let command = Cli::command();
+    let version = command.get_version().unwrap_or_default();
+    let mut files = vec![
+        Generated {
+            path: "loopfs.1",
+            content: man_page(version),
+        },
+        Generated {
+            path: "mount.fuse.loopfs.8",
+            content: helper::man_page(version),
+        },
+    ];
     files.extend(completions.map(|(path, shell)| {
         let mut content = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "loopfs", &mut content);
@@ -92,7 +102,7 @@ const ENVIRONMENT: [(&str, &str); 3] = [
     (
         "LOOPFS_FEATURES_OFF",
         "Features of newer kernels to do without, separated by commas, for tests and for ruling one out: \
-         `new-mount-api`, `statmount`, `unique-mount-id`, `openat2`, `file-handles`.",
+         `new-mount-api`, `statmount`, `unique-mount-id`, `openat2`, `file-handles`, `private-copy`.",
     ),
 ];
 
@@ -113,12 +123,11 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 const SEE_ALSO: &str =
-    "`fusermount3`(1), `mount`(8), `umount`(8), `fstab`(5), `mount.fuse3`(8), `fuse`(4)";
+    "`mount.fuse.loopfs`(8), `fusermount3`(1), `mount`(8), `umount`(8), `fstab`(5), `fuse`(4)";
 
-fn man_page() -> String {
+fn man_page(version: &str) -> String {
     let mut command = Cli::command();
     command.build();
-    let version = command.get_version().unwrap_or_default();
     let about = command
         .get_about()
         .map(ToString::to_string)
@@ -330,7 +339,7 @@ mod tests {
 
     #[test]
     fn the_page_has_every_option_word_and_code() {
-        let page = man_page()
+        let page = man_page("")
             .replace("\\-", "-")
             .replace("\\fR", "")
             .replace("\\fB", "");

@@ -10,10 +10,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::config::Config;
+use crate::config::{Config, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 use crate::options::Options;
-use crate::sys::process::is_root;
+use crate::sys::process::{enter_mount_namespace, is_root};
 
 use super::Cli;
 
@@ -49,6 +49,22 @@ impl Environment {
 }
 
 impl Cli {
+    /// Goes to the mount namespace that the command line names, if it does: SRC and MNT are paths there.
+    ///
+    /// # Errors
+    /// One line: the namespace can't be opened or entered ([`ExitCode::System`]).
+    pub fn enter_namespace(&self) -> Result<(), Failure> {
+        self.namespace.as_deref().map_or(Ok(()), |path| {
+            enter_mount_namespace(path).map_err(|error| {
+                let text = format!(
+                    "can't enter the mount namespace {}: {error}",
+                    path.display()
+                );
+                Failure::new(ExitCode::System, text)
+            })
+        })
+    }
+
     /// What the user meant. Remarks about accepted options go to the log.
     ///
     /// # Errors
@@ -57,6 +73,7 @@ impl Cli {
     pub fn resolve(self, environment: &Environment) -> Result<Config, Failure> {
         let logging = self.logging();
         let mut options = Options::defaults(environment.privileged);
+        options.sloppy = self.sloppy;
         for list in &self.options {
             options.apply(list)?;
         }
@@ -82,6 +99,10 @@ impl Cli {
                 .unwrap_or_else(|| environment.default_threads()),
             mount: options.mount,
             caching: options.caching,
+            tree: TreeOptions {
+                one_file_system: self.one_file_system || options.tree.one_file_system,
+                forward_locks: self.forward_locks || options.tree.forward_locks,
+            },
             drain_timeout: self.drain_timeout.unwrap_or(options.drain_timeout),
             lazy_timeout: self.lazy_timeout.unwrap_or(options.lazy_timeout),
             logging,

@@ -97,8 +97,9 @@ impl Loopback {
         Ok(())
     }
 
-    /// What is mounted there, or, if that is our own mount, the directory below it.
+    /// What is mounted there, if mounts are crossed; if it is our own mount, the directory below it.
     fn shielded(&self, object: OwnedFd) -> Result<OwnedFd> {
+        self.crossing.check()?;
         if let Some(own) = self.own_mount.get() {
             let (_, device) = fs::mount_of(object.as_fd()).tried("statx")?;
             if device == own.device {

@@ -6,6 +6,7 @@
 //!
 //! - [`inode`]: what an inode is: its identity, apart from the descriptor that happens to be open;
 //! - [`descriptors`]: which inodes have one open, and how the others are found again;
+//! - [`crossing`]: what is shown where something is mounted below SRC;
 //! - [`numbering`]: which number programs and the kernel see for it;
 //! - [`table`]: the inodes that the kernel remembers, and [`table::LookupRef`], a lookup count as
 //!   an owned value;
@@ -20,6 +21,7 @@
 
 pub mod attr;
 pub mod create;
+pub mod crossing;
 pub mod descriptors;
 pub mod dir;
 pub mod file;
@@ -42,6 +44,7 @@ use crate::sync::{Arc, OnceLock};
 use crate::sys::creds::{self, CallerGuard};
 use crate::sys::fs;
 
+use crossing::Crossing;
 use descriptors::Descriptors;
 use handle::{DirHandle, FileHandle, Handles};
 use inode::{Inode, NodeNo, Object};
@@ -57,6 +60,15 @@ pub struct Caller {
     pub gid: u32,
     /// Its thread id; 0 where it lives in a pid namespace that we don't see.
     pub pid: u32,
+}
+
+/// What a tree is opened with.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How many files this process may have open.
+    pub file_limit: u64,
+    /// Mounts below SRC are not crossed.
+    pub one_file_system: bool,
 }
 
 /// Where our own mount stands, should it lie below SRC.
@@ -75,6 +87,7 @@ pub struct Loopback {
     descriptors: Descriptors,
     files: Handles<FileHandle>,
     dirs: Handles<DirHandle>,
+    crossing: Crossing,
     own_mount: OnceLock<OwnMount>,
     /// Whether creations can be done as the caller (root), or are the daemon's own (anybody else).
     acts_as_callers: bool,
@@ -82,13 +95,13 @@ pub struct Loopback {
 
 impl Loopback {
     /// The tree below the directory `source`, a path that the user gave and that may lead through
-    /// symlinks: it is resolved here, once, and never again. `file_limit` is how many files this
-    /// process may have open.
-    pub fn open(source: &Path, file_limit: u64) -> Result<Self> {
+    /// symlinks: it is resolved here, once, and never again.
+    pub fn open(source: &Path, settings: &Settings) -> Result<Self> {
         let object = fs::open_root(source).tried("opening the source directory")?;
+        let (object, crossing) = Crossing::open(object, settings.one_file_system);
         let stat = fs::stat(object.as_fd()).tried("statx")?;
         let identity = inode::Identity::of(&stat);
-        let descriptors = Descriptors::new(object.as_fd(), identity, file_limit);
+        let descriptors = Descriptors::new(object.as_fd(), identity, settings.file_limit);
         let root = Arc::new(Inode::new(NodeNo::ROOT, &stat, object, None));
         Ok(Self {
             table: Arc::new(Table::new(Arc::clone(&root))),
@@ -97,6 +110,7 @@ impl Loopback {
             descriptors,
             files: Handles::new(),
             dirs: Handles::new(),
+            crossing,
             own_mount: OnceLock::new(),
             acts_as_callers: creds::can_act_as_others(),
         })
@@ -105,7 +119,8 @@ impl Loopback {
     /// How inodes are reached, in words for the log.
     #[must_use]
     pub fn describe(&self) -> String {
-        self.descriptors.describe()
+        let inodes = self.descriptors.describe();
+        format!("{inodes}; {}", self.crossing.describe())
     }
 
     /// Says where our own mount is: its device number and the directory that it covers. Where SRC

@@ -30,9 +30,16 @@ const PLAIN: WriteMode = WriteMode {
 };
 const READ_WRITE: i32 = 2; // O_RDWR, open(2)
 
+fn settings(file_limit: u64) -> Settings {
+    Settings {
+        file_limit,
+        one_file_system: false,
+    }
+}
+
 fn tree() -> (tempfile::TempDir, Loopback) {
     let dir = tempfile::tempdir().unwrap();
-    let tree = Loopback::open(dir.path(), 1024).unwrap();
+    let tree = Loopback::open(dir.path(), &settings(1024)).unwrap();
     (dir, tree)
 }
 
@@ -433,7 +440,7 @@ fn open_below(dir: &Path) -> usize {
 #[test]
 fn many_known_inodes_need_few_descriptors() {
     let dir = tempfile::tempdir().unwrap();
-    let tree = Loopback::open(dir.path(), 64).unwrap();
+    let tree = Loopback::open(dir.path(), &settings(64)).unwrap();
     let names: Vec<String> = (0..2000).map(|number| format!("file-{number}")).collect();
     for name in &names {
         std::fs::write(dir.path().join(name), name).unwrap();
@@ -469,7 +476,7 @@ fn use_others(dir: &Path, tree: &Loopback) {
 #[test]
 fn what_loses_its_last_name_stays_reachable_while_the_kernel_remembers_it() {
     let dir = tempfile::tempdir().unwrap();
-    let tree = Loopback::open(dir.path(), 32).unwrap();
+    let tree = Loopback::open(dir.path(), &settings(32)).unwrap();
     for name in ["unlinked", "replaced", "new", "linked"] {
         std::fs::write(dir.path().join(name), name).unwrap();
     }

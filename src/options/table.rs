@@ -206,6 +206,13 @@ pub static TABLE: &[Word] = &[
         "Only the file system of SRC checks, as the user who mounted.",
         |m| &mut m.default_permissions,
     ),
+    // What is below it.
+    flag("one_file_system", "The same as --one-file-system.", |o| {
+        o.tree.one_file_system = true;
+    }),
+    flag("forward_locks", "The same as --forward-locks.", |o| {
+        o.tree.forward_locks = true;
+    }),
     // How it is shown.
     Word {
         name: "fsname",

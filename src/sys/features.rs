@@ -8,7 +8,8 @@
 //! Words that `attach/` asks for: `new-mount-api` (fsopen and its kin; then mount(2)), `statmount`
 //! (statmount and listmount; then /proc/self/mountinfo), `unique-mount-id` (the 64-bit id of
 //! statx; then the recycled 32-bit one together with device, type and source). In `sys/fs.rs`:
-//! `openat2`. In `loopback/descriptors.rs`: `file-handles`.
+//! `openat2`. In `sys/mount.rs`: `private-copy` (of SRC's mount, for `--one-file-system`). In
+//! `loopback/descriptors.rs`: `file-handles`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;

@@ -1,14 +1,17 @@
-//! The system calls on the mount table that rustix does not wrap: statmount(2) and listmount(2)
-//! (Linux 6.8), and the 64-bit mount id of statx(2) that they speak of.
+//! The system calls on mounts that rustix does not wrap: statmount(2) and listmount(2) (Linux 6.8)
+//! with the 64-bit mount id of statx(2) that they speak of, and mount_setattr(2) (5.12).
 //!
-//! That id is never given to a second mount while the machine runs; the one in
+//! The 64-bit id is never given to a second mount while the machine runs; the one in
 //! `/proc/self/mountinfo` is reused at once.
 #![allow(unsafe_code)]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::{Errno, Result};
+use rustix::mount::OpenTreeFlags;
+
+use super::features;
 
 /// Numbers of statmount and listmount: alike wherever the kernel's common table of system calls
 /// holds; elsewhere the calls count as missing.
@@ -159,6 +162,48 @@ pub fn listmount(id: u64) -> Result<Vec<u64>> {
             return Ok(found);
         }
     }
+}
+
+/// `struct mount_attr` of `<linux/mount.h>` in its first version.
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+/// A copy of the mount that `dir` was opened through, from that directory down: without what is
+/// mounted on it, in no mount table, and outside of mount propagation, so that no later mount comes
+/// to it. An object descriptor of its root.
+pub fn private_copy(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
+    if features::is_off("private-copy") {
+        return Err(Errno::NOSYS);
+    }
+    let empty_path = AtFlags::EMPTY_PATH.bits();
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::from_bits_retain(empty_path);
+    let copy = rustix::mount::open_tree(dir, c"", flags)?;
+    let private = MountAttributes {
+        set: 0,
+        clear: 0,
+        propagation: libc::MS_PRIVATE,
+        user_namespace: 0,
+    };
+    // SAFETY: the path is a C string, and `private` a struct mount_attr of the length given, which
+    // the kernel only reads.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            copy.as_raw_fd(),
+            c"".as_ptr(),
+            empty_path,
+            &raw const private,
+            size_of_val(&private),
+        )
+    };
+    checked(result).map(|_| copy)
 }
 
 /// The result of a raw system call: a count, or the errno it left.

@@ -8,9 +8,11 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::ptr;
 
 use rustix::process::{Pid, Signal};
+use rustix::thread::LinkNameSpaceType;
 
 /// Which of the two processes [`fork`] returned in.
 #[derive(Debug)]
@@ -25,6 +27,15 @@ pub enum Fork {
 #[must_use]
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Goes to the mount namespace that the file at `path` (`/proc/PID/ns/mnt`) stands for: setns(2), which
+/// takes CAP_SYS_ADMIN and a process with one thread.
+pub fn enter_mount_namespace(path: &Path) -> io::Result<()> {
+    let namespace = fs::File::open(path)?;
+    let kind = LinkNameSpaceType::Mount;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
+    Ok(())
 }
 
 /// Number of threads of this process.

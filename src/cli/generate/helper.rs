@@ -1,0 +1,70 @@
+//! `mount.fuse.loopfs(8)`: what an administrator with an fstab to write reads.
+
+use clap_mangen::roff::{Roff, bold};
+
+use super::{DATE, mount_helper, options, paragraphs, rich, term};
+
+const DESCRIPTION: [&str; 3] = [
+    "`mount`(8) runs this program for `mount -t fuse.loopfs` and for lines of `fstab`(5) whose type is |fuse.loopfs|. \
+     It is `loopfs`(1) under another name: it makes the directory tree |SRC| visible at |MNT| too, goes to the \
+     background, and returns when the mount can be used.",
+    "The words of the option list are those of `loopfs`(1). Words that are for others (`noauto`, `nofail`, `_netdev`, \
+     `x-systemd.`*) are accepted and change nothing. An unknown word is an error, so that a slip does not go unnoticed.",
+    "`umount`(8) needs no helper: it ends the mount, and the program with it.",
+];
+
+const FSTAB: [(&str, &str); 4] = [
+    (
+        "/srv/photos  /home/ann/photos  fuse.loopfs  ro,noexec  0 0",
+        "Photos, unchangeable, at boot.",
+    ),
+    (
+        "/srv/my\\040data  /data  fuse.loopfs  nofail,x-mount.mkdir  0 0",
+        "A path with a space; the directory is made; the boot goes on if it fails.",
+    ),
+    (
+        "/srv/archive  /archive  fuse.loopfs  noauto,x-systemd.automount,x-systemd.idle-timeout=60  0 0",
+        "Mounted when somebody looks, unmounted after a minute in which nobody did.",
+    ),
+    (
+        "/mnt/nas/share  /share  fuse.loopfs  _netdev,x-systemd.requires-mounts-for=/mnt/nas  0 0",
+        "Of a network file system, after that is there.",
+    ),
+];
+
+const SEE_ALSO: &str = "`loopfs`(1), `mount`(8), `umount`(8), `fstab`(5), `systemd.mount`(5)";
+
+pub(super) fn man_page(version: &str) -> String {
+    let command = mount_helper::command();
+    let mut page = Roff::new();
+    page.control(
+        "TH",
+        [
+            "MOUNT.FUSE.LOOPFS",
+            "8",
+            DATE,
+            &format!("loopfs {version}"),
+            "System Administration",
+        ],
+    );
+    page.control("SH", ["NAME"]).text(rich(
+        "mount.fuse.loopfs, mount.loopfs - mount a directory tree at another place",
+    ));
+    page.control("SH", ["SYNOPSIS"]).text(rich(
+        "`mount.fuse.loopfs` |SRC| |MNT| [`-sfnv`] [`-N` |NAMESPACE|] [`-t` |TYPE|] [`-o` |LIST|]",
+    ));
+    page.control("SH", ["DESCRIPTION"]);
+    paragraphs(&mut page, &DESCRIPTION);
+    page.control("SH", ["OPTIONS"]);
+    options(&mut page, &command);
+    page.control("SH", ["EXIT STATUS"]).text(rich(
+        "That of `loopfs`(1), whose numbers are those of `mount`(8).",
+    ));
+    page.control("SH", ["EXAMPLES"])
+        .text(rich("Lines for |/etc/fstab|:"));
+    for (line, what) in FSTAB {
+        term(&mut page, vec![bold(line)], what);
+    }
+    page.control("SH", ["SEE ALSO"]).text(rich(SEE_ALSO));
+    page.render()
+}
