@@ -9,6 +9,7 @@
 //!
 //! - [`cli`], [`options`]: what was typed; [`config`]: what was meant; [`exit`]: what is returned;
 //! - [`daemon`], [`logging`]: going to the background, and being heard from there;
+//! - [`service`]: what systemd(1) is told;
 //! - [`mount`]: prepare, attach, serve once, detach. The only place that knows everybody;
 //! - [`lifecycle`]: how it ends; [`attach`]: the mount in the mount table;
 //! - [`mod@fuse`]: the only place that names fuser; [`op`]: the operations;
@@ -31,5 +32,6 @@ pub mod observe;
 pub mod op;
 pub mod options;
 pub mod policy;
+pub mod service;
 pub mod sync;
 pub mod sys;

@@ -22,6 +22,7 @@ use crate::lifecycle::{
 use crate::loopback::{Loopback, Settings};
 use crate::observe::faults::{self, Faults};
 use crate::observe::{Counters, Outcome};
+use crate::service::{Service, View};
 use crate::sync::{Arc, OnceLock};
 use crate::sys;
 
@@ -58,6 +59,13 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     // A failure takes the mount with it. The serving thread is not waited for: somebody may be in
     // a mount that was visible already, and this process ends now anyway.
     let attachment = Arc::new(publish(pending, &signals)?);
+    // A program in the background has told its caller already, and is nobody's service.
+    let service =
+        Service::of_this_process(&config.source, &config.target).filter(|_| config.foreground);
+    if let Some(service) = &service {
+        let device = attachment.device_number();
+        service.check_visible((device.major, device.minor))?;
+    }
     let _ = mounted.set(Arc::clone(&attachment));
     let limits = Limits {
         drain: config.drain_timeout,
@@ -65,8 +73,9 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
         ..Limits::default()
     };
     let ours: Arc<dyn Mounted> = Arc::new(Ours(Arc::clone(&attachment)));
-    let control = lifecycle::spawn_control(signals, shutdown.clone(), ours, gate, limits)
-        .map_err(|error| system("can't start the control thread", &error))?;
+    let control =
+        lifecycle::spawn_control(signals, shutdown.clone(), ours, Arc::clone(&gate), limits)
+            .map_err(|error| system("can't start the control thread", &error))?;
     log::info!(
         "serving {} at {}",
         config.source.display(),
@@ -78,7 +87,15 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
         shutdown.request(Cause::StartupFailed(ExitCode::System));
     }
 
+    let telling = service.and_then(|service| {
+        let look = looking(&shutdown, &tree, &counters, &gate);
+        service
+            .ready(look)
+            .inspect_err(|error| log::warn!("can't start the thread that tells systemd: {error}"))
+            .ok()
+    });
     let ending = joined(control);
+    drop(telling);
     if let Ending::Finished(_) = ending {
         // Serving has ended: this waits for nothing but the thread's last steps.
         let _ = serving.join();
@@ -204,6 +221,23 @@ fn stop_if_asked(signals: &Signals) -> Result<(), Failure> {
             let text = format!("{signal} came before the mount was ready; nothing is mounted");
             Err(Failure::new(ExitCode::Interrupted, text))
         }
+    }
+}
+
+/// A look at how the daemon is doing, whenever it is wanted.
+fn looking(
+    shutdown: &Shutdown,
+    tree: &Arc<Loopback>,
+    counters: &Arc<Counters>,
+    gate: &Arc<Gate>,
+) -> impl Fn() -> View + Send + 'static {
+    let (shutdown, tree) = (shutdown.clone(), Arc::clone(tree));
+    let (counters, gate) = (Arc::clone(counters), Arc::clone(gate));
+    move || View {
+        state: shutdown.state(),
+        open: tree.open_handles(),
+        in_flight: gate.in_flight(),
+        answered: counters.answered(),
     }
 }
 

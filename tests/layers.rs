@@ -44,6 +44,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("options", &["config", "exit"]),
     ("cli", &["config", "exit", "options", "sys"]),
     ("logging", &["config", "exit", "sync"]),
+    ("service", &["attach", "exit", "lifecycle"]),
     ("daemon", &["config", "exit", "logging", "sync", "sys"]),
     // The composition root, and what stands above it.
     ("mount", ALL),

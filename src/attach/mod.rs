@@ -19,7 +19,7 @@ mod detach;
 mod error;
 mod helper;
 mod kernel;
-mod mountinfo;
+pub(crate) mod mountinfo;
 mod table;
 mod target;
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub use cause::{Cause, SignalName};
 pub use control::{Ending, Limits, Signals, spawn_control};
 pub use gate::{Gate, Pass};
 pub use holders::Identity;
-pub use state::{Detach, Detached, Served, State};
+pub use state::{Detach, Detached, Mount as MountState, Patience, Served, State};
 
 use state::{Action, Event};
 

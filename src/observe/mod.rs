@@ -56,6 +56,13 @@ impl Counters {
             .map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
+    /// How many requests were answered, whichever way.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        let outcomes = [Outcome::Served, Outcome::Failed, Outcome::Panicked];
+        outcomes.map(|outcome| self.total(outcome)).iter().sum()
+    }
+
     /// How many requests ended that way, whatever they asked for.
     #[must_use]
     pub fn total(&self, outcome: Outcome) -> u64 {
