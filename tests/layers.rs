@@ -69,8 +69,9 @@ const CRATES: &[(&str, &[&str])] = &[
         &["lifecycle/control.rs", "lifecycle/control/"],
     ),
     ("clap", &["cli.rs", "cli/", "options.rs", "bin/"]),
+    ("sd_notify", &["service.rs"]),
     ("clap_complete", &["cli/generate.rs", "bin/loopfs-gen.rs"]),
-    ("clap_mangen", &["cli/generate.rs", "bin/loopfs-gen.rs"]),
+    ("clap_mangen", &["cli/generate.rs", "cli/generate/"]),
     ("strsim", &["options.rs", "cli.rs", "cli/"]),
     // The daemon's failures have exit codes (exit.rs); helper programs need none.
     ("anyhow", &["bin/"]),
