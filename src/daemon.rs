@@ -5,9 +5,11 @@
 //! code and an error line, or nothing at all when the child died. Until then the two are one program:
 //!
 //! - SIGINT, SIGTERM and SIGHUP that reach the parent are passed on to the child, each once, and the
-//!   parent goes on waiting for the child to clean up. So Ctrl-C ends a start-up in order. (The child
-//!   is in a session of its own from the start, or it would get Ctrl-C from the terminal as well, and
-//!   a second signal means "now, without waiting".)
+//!   parent goes on waiting for the child to clean up. So Ctrl-C ends a start-up in order. (Where there
+//!   is a terminal the child is in a session of its own from the start, or it would get Ctrl-C from
+//!   the terminal as well, and a second signal means "now, without waiting". Where there is none it
+//!   stays in the process group until it is ready: the mount of an automount unit has to be made in
+//!   the group of systemd, which alone the automount does not make wait for that very mount.)
 //! - If the parent dies of a signal that nobody can catch, the child gets SIGTERM from the kernel.
 //!
 //! From "ready" on the child is on its own: working directory `/`, stdin and stdout on `/dev/null`, and
@@ -97,6 +99,7 @@ impl Ready {
         if let Some(pipe) = line.as_mut() {
             // Before the word, which lets the parent end. If it is killed in between, the word fails.
             rustix::process::set_parent_process_death_signal(None)?;
+            own_session()?;
             leave_surroundings()?;
             pipe.write_all(&[READY])?;
         }
@@ -122,7 +125,10 @@ impl Line {
 
 /// What a fork does not give the child: a life of its own as far as it needs one before it is ready.
 fn become_child(parent: Pid, signals: SignalQueue) -> io::Result<()> {
-    rustix::process::setsid()?;
+    // Opening the controlling terminal by that name is the way to ask whether there is one.
+    if File::open("/dev/tty").is_ok() {
+        own_session()?;
+    }
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
     if rustix::process::getppid() != Some(parent) {
         return Err(io::Error::other("the process that started it is gone"));
@@ -236,6 +242,15 @@ fn reap(child: Pid) -> io::Result<WaitStatus> {
             Ok(None) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Makes this process the leader of a session of its own, if it is not.
+fn own_session() -> io::Result<()> {
+    match rustix::process::setsid() {
+        // The leader of a group, which after a fork only a session of its own makes of it.
+        Ok(_) | Err(Errno::PERM) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
