@@ -10,6 +10,7 @@ mod mount {
     pub(crate) mod faults;
     pub(crate) mod helper;
     pub(crate) mod refusals;
+    pub(crate) mod rights;
     pub(crate) mod service;
     pub(crate) mod starting;
     pub(crate) mod unprivileged;

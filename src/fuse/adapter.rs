@@ -237,15 +237,17 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.service.serve(caller(req), Op::Unlink, reply, |_, _| {
-            self.tree.unlink(node(parent), name)
-        });
+        self.service
+            .serve(caller(req), Op::Unlink, reply, |caller, _| {
+                self.tree.unlink(*caller, node(parent), name)
+            });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.service.serve(caller(req), Op::Rmdir, reply, |_, _| {
-            self.tree.rmdir(node(parent), name)
-        });
+        self.service
+            .serve(caller(req), Op::Rmdir, reply, |caller, _| {
+                self.tree.rmdir(*caller, node(parent), name)
+            });
     }
 
     fn symlink(
@@ -290,11 +292,12 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.service.serve(caller(req), Op::Link, reply, |_, _| {
-            self.tree
-                .link(node(ino), node(newparent), newname)
-                .map(|entry| self.found(entry))
-        });
+        self.service
+            .serve(caller(req), Op::Link, reply, |caller, _| {
+                self.tree
+                    .link(*caller, node(ino), node(newparent), newname)
+                    .map(|entry| self.found(entry))
+            });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -523,8 +526,8 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.service
-            .serve(caller(req), Op::Removexattr, reply, |_, _| {
-                self.tree.removexattr(node(ino), name)
+            .serve(caller(req), Op::Removexattr, reply, |caller, _| {
+                self.tree.removexattr(*caller, node(ino), name)
             });
     }
 
@@ -595,17 +598,18 @@ impl Filesystem for Adapter {
         out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.service.serve(caller(req), Op::Ioctl, reply, |_, _| {
-            let ioctl = Ioctl::new(cmd)?;
-            self.service.check_class(if ioctl.changes() {
-                Class::Change
-            } else {
-                Class::Read
-            })?;
-            let is_dir = flags.contains(IoctlFlags::FUSE_IOCTL_DIR);
-            let answer = self.tree.ioctl(fh.0, is_dir, ioctl, in_data);
-            answer.map(|data| fitted(data, out_size))
-        });
+        self.service
+            .serve(caller(req), Op::Ioctl, reply, |caller, _| {
+                let ioctl = Ioctl::new(cmd)?;
+                self.service.check_class(if ioctl.changes() {
+                    Class::Change
+                } else {
+                    Class::Read
+                })?;
+                let is_dir = flags.contains(IoctlFlags::FUSE_IOCTL_DIR);
+                let answer = self.tree.ioctl(*caller, fh.0, is_dir, ioctl, in_data);
+                answer.map(|data| fitted(data, out_size))
+            });
     }
 
     // The kernel does without these two: its own poll says "ready", block maps are for block

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use super::inode::{Inode, NodeNo};
 use super::{Caller, Loopback};
 use crate::error::{Error, Result, Tried};
+use crate::policy;
 use crate::sync::Arc;
 use crate::sys::fs::{self, FileType, StatVfs, Statx, StatxTimestamp, Timespec, Timestamps};
 
@@ -104,6 +105,21 @@ pub struct Changes {
     pub atime: Option<SetTime>,
     /// Modification time.
     pub mtime: Option<SetTime>,
+}
+
+impl Changes {
+    /// Whether only the owner may do this to a file of `mode`: not what comes with another user's write
+    /// or truncation, which clears set-id bits, nor the times that go with one.
+    pub(super) fn take_the_owner(&self, mode: u32) -> bool {
+        let given = |time| matches!(time, Some(SetTime::At(_)));
+        self.uid.is_some()
+            || self.gid.is_some()
+            || self
+                .mode
+                .is_some_and(|wanted| !policy::only_clears_set_id(mode, wanted))
+            || given(self.atime)
+            || given(self.mtime)
+    }
 }
 
 fn timespec(time: Option<SetTime>) -> Timespec {

@@ -1,8 +1,7 @@
 //! What makes new names: create, mkdir, mknod, symlink, link.
 //!
-//! Everything but link runs as the caller, with the caller's umask, so that owner, group (of a
-//! set-group-id directory, too), mode, default ACL and quota come out as if the caller had done it
-//! in SRC itself.
+//! Everything runs as the caller, with the caller's umask, so that owner, group (of a set-group-id
+//! directory, too), mode, default ACL and quota come out as if the caller had done it in SRC itself.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -14,6 +13,7 @@ use super::name::{self, Name};
 use super::{Caller, Loopback};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::sync::Arc;
+use crate::sys::creds::OwnerCheck;
 use crate::sys::fs;
 
 /// A file that was created and opened.
@@ -123,25 +123,33 @@ impl Loopback {
         let target = name::text(target)?;
         let parent = self.inode(parent)?;
         {
-            let _as_caller = self.acting(caller, None, None)?;
+            let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
             fs::make_symlink(&target, self.object(&parent)?.fd(), name.as_c_str())
                 .tried("symlinkat")?;
         }
         self.entry(&parent, name.as_c_str())
     }
 
-    /// Gives a node one more name. Nothing is created, so it needs no identity but the right that
-    /// the kernel has checked.
-    pub fn link(&self, node: NodeNo, parent: NodeNo, name: &OsStr) -> Result<Entry> {
+    /// Gives a node one more name, as the caller: the directory may grow, at the caller's expense.
+    pub fn link(
+        &self,
+        caller: Caller,
+        node: NodeNo,
+        parent: NodeNo,
+        name: &OsStr,
+    ) -> Result<Entry> {
         let name = Name::new(name)?;
         let inode = self.inode(node)?;
         let parent = self.inode(parent)?;
-        fs::make_link(
-            self.object(&inode)?.fd(),
-            self.object(&parent)?.fd(),
-            name.as_c_str(),
-        )
-        .tried("linkat")?;
+        {
+            let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
+            fs::make_link(
+                self.object(&inode)?.fd(),
+                self.object(&parent)?.fd(),
+                name.as_c_str(),
+            )
+            .tried("linkat")?;
+        }
         let entry = self.entry(&parent, name.as_c_str())?;
         if entry.lookup.inode().identity() == inode.identity() {
             Ok(entry)

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 
-use super::Loopback;
+use super::{Caller, Loopback};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::sync::lock;
 use crate::sys::ioctl::{self, FlagIoctl};
@@ -28,13 +28,28 @@ impl Ioctl {
 }
 
 impl Loopback {
-    /// Runs it on an open file or directory; what the caller gets back.
-    pub fn ioctl(&self, handle: u64, is_dir: bool, ioctl: Ioctl, input: &[u8]) -> Result<Vec<u8>> {
+    /// Runs it on an open file or directory, a change as the caller; what the caller gets back.
+    pub fn ioctl(
+        &self,
+        caller: Caller,
+        handle: u64,
+        is_dir: bool,
+        ioctl: Ioctl,
+        input: &[u8],
+    ) -> Result<Vec<u8>> {
+        let as_caller = |inode| {
+            ioctl
+                .changes()
+                .then(|| self.changing_as_owner(caller, inode))
+                .transpose()
+        };
         if is_dir {
             let dir = self.dir(handle)?;
+            let _as_caller = as_caller(&dir.inode)?;
             ioctl::run(lock(&dir.stream).as_fd(), ioctl.0, input).tried("ioctl")
         } else {
             let file = self.file(handle)?;
+            let _as_caller = as_caller(&file.inode)?;
             ioctl::run(file.file(), ioctl.0, input).tried("ioctl")
         }
     }

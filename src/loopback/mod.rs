@@ -38,11 +38,11 @@ pub mod xattr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use crate::error::{Error, Result, Tried};
+use crate::error::{Errno, Error, Result, Tried};
 use crate::policy;
 use crate::sync::{Arc, OnceLock};
-use crate::sys::creds::{self, CallerGuard};
-use crate::sys::fs;
+use crate::sys::creds::{self, CallerGuard, OwnerCheck};
+use crate::sys::{fs, rights};
 
 use crossing::Crossing;
 use descriptors::Descriptors;
@@ -182,7 +182,7 @@ impl Loopback {
                 groups = Some(creds::groups_of(caller.pid));
             }
         }
-        self.acting(caller, groups.as_deref(), Some(umask))
+        self.acting(caller, groups.as_deref(), Some(umask), OwnerCheck::Made)
     }
 
     /// This thread as `caller`, for a change of something that exists, so that SRC clears set-id
@@ -192,24 +192,73 @@ impl Loopback {
         self.changing_to(caller, inode, &attr::Changes::default())
     }
 
-    /// The same for a change of attributes: mode and group as they are and as they will be count.
+    /// The same for a change that is the owner's alone: of flags, of an access control list.
+    fn changing_as_owner(&self, caller: Caller, inode: &Arc<Inode>) -> Result<Option<CallerGuard>> {
+        if !self.acts_for_another(caller) {
+            return Ok(None);
+        }
+        let stat = fs::stat(self.object(inode)?.fd()).tried("statx")?;
+        let groups =
+            policy::change_depends_on_groups(stat.stx_mode.into(), stat.stx_gid, caller.gid)
+                .then(|| creds::groups_of(caller.pid));
+        let check = owner_check(caller, &stat)?;
+        self.acting(caller, groups.as_deref(), None, check)
+            .map(Some)
+    }
+
+    /// The same for a change of attributes: mode and group as they are and as they will be count, and
+    /// some are the owner's alone.
     fn changing_to(
         &self,
         caller: Caller,
         inode: &Arc<Inode>,
         changes: &attr::Changes,
     ) -> Result<Option<CallerGuard>> {
-        if !self.acts_as_callers || caller.uid == 0 {
+        if !self.acts_for_another(caller) {
             return Ok(None);
         }
         let stat = fs::stat(self.object(inode)?.fd()).tried("statx")?;
-        let mode = u32::from(stat.stx_mode) | changes.mode.unwrap_or(0);
+        let mode = u32::from(stat.stx_mode);
         let groups = [Some(stat.stx_gid), changes.gid]
             .into_iter()
             .flatten()
-            .any(|gid| policy::change_depends_on_groups(mode, gid, caller.gid))
+            .any(|gid| {
+                let mode = mode | changes.mode.unwrap_or(0);
+                policy::change_depends_on_groups(mode, gid, caller.gid)
+            })
             .then(|| creds::groups_of(caller.pid));
-        self.acting(caller, groups.as_deref(), None).map(Some)
+        let check = if changes.take_the_owner(mode) {
+            owner_check(caller, &stat)?
+        } else {
+            OwnerCheck::Made
+        };
+        self.acting(caller, groups.as_deref(), None, check)
+            .map(Some)
+    }
+
+    /// Does `act`, which takes a name from a directory, as `caller`: in a sticky directory SRC judges
+    /// whose the name is, for the kernel may know one that has gone since.
+    fn removing<T>(&self, caller: Caller, act: impl Fn() -> Result<T>) -> Result<T> {
+        if !self.acts_for_another(caller) {
+            return act();
+        }
+        let as_caller = self.acting(caller, None, None, OwnerCheck::Left)?;
+        let result = act();
+        drop(as_caller);
+        match result {
+            Err(error)
+                if error.errno() == Errno::PERM && rights::acts_for_every_owner(caller.pid) =>
+            {
+                let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
+                act()
+            }
+            result => result,
+        }
+    }
+
+    /// Whether the daemon can act as `caller`, and would have other rights by itself.
+    fn acts_for_another(&self, caller: Caller) -> bool {
+        self.acts_as_callers && caller.uid != 0
     }
 
     fn acting(
@@ -217,14 +266,29 @@ impl Loopback {
         caller: Caller,
         groups: Option<&[u32]>,
         umask: Option<u32>,
+        owner_check: OwnerCheck,
     ) -> Result<CallerGuard> {
         let identity = creds::Identity {
             uid: caller.uid,
             gid: caller.gid,
             groups,
             umask,
+            owner_check,
         };
         CallerGuard::enter(identity, self.acts_as_callers).tried("acting as the caller")
+    }
+}
+
+/// Who judges a change that is the owner's alone, of what `stat` says: SRC if it is the caller's; nobody
+/// more if the caller acts for its owner; otherwise it is refused. The kernel has let the caller pass
+/// by what it knew of the owner, which may have changed since.
+fn owner_check(caller: Caller, stat: &fs::Statx) -> Result<OwnerCheck> {
+    if stat.stx_uid == caller.uid {
+        Ok(OwnerCheck::Left)
+    } else if rights::acts_for_owner(caller.pid, stat.stx_uid, stat.stx_gid) {
+        Ok(OwnerCheck::Made)
+    } else {
+        Err(Error::new(Errno::PERM, "looking who the owner is now"))
     }
 }
 

@@ -1,4 +1,5 @@
-//! What takes names away or moves them: unlink, rmdir, rename.
+//! What takes names away or moves them: unlink, rmdir, rename. As the caller, so that in a sticky directory
+//! SRC judges by what has that name now.
 
 use std::ffi::OsStr;
 
@@ -10,23 +11,27 @@ use crate::sys::fs::{self, RenameFlags};
 
 impl Loopback {
     /// Removes a name that is no directory's. The inode lives on while somebody has it open.
-    pub fn unlink(&self, parent: NodeNo, name: &OsStr) -> Result<()> {
+    pub fn unlink(&self, caller: Caller, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
         let _ = self.keep_reachable(&parent, name.as_c_str());
-        fs::remove_file(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
+        self.removing(caller, || {
+            fs::remove_file(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
+        })
     }
 
     /// Removes an empty directory.
-    pub fn rmdir(&self, parent: NodeNo, name: &OsStr) -> Result<()> {
+    pub fn rmdir(&self, caller: Caller, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
         let _ = self.keep_reachable(&parent, name.as_c_str());
-        fs::remove_dir(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
+        self.removing(caller, || {
+            fs::remove_dir(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
+        })
     }
 
-    /// Moves a name, with renameat2(2)'s flags as the caller gave them. A whiteout is a new node
-    /// and so is made as the caller.
+    /// Moves a name, with renameat2(2)'s flags as the caller gave them. A directory may grow, and a
+    /// whiteout is a new node: at the caller's expense.
     pub fn rename(
         &self,
         caller: Caller,
@@ -40,15 +45,13 @@ impl Loopback {
         if !flags.contains(RenameFlags::EXCHANGE) {
             let _ = self.keep_reachable(&new_parent, new_name.as_c_str());
         }
-        let whiteout = flags.contains(RenameFlags::WHITEOUT);
-        let _as_caller = whiteout
-            .then(|| self.acting(caller, None, None))
-            .transpose()?;
-        fs::rename(
-            (self.object(&parent)?.fd(), name.as_c_str()),
-            (self.object(&new_parent)?.fd(), new_name.as_c_str()),
-            flags,
-        )
-        .tried("renameat2")
+        self.removing(caller, || {
+            fs::rename(
+                (self.object(&parent)?.fd(), name.as_c_str()),
+                (self.object(&new_parent)?.fd(), new_name.as_c_str()),
+                flags,
+            )
+            .tried("renameat2")
+        })
     }
 }

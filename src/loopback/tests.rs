@@ -112,7 +112,9 @@ fn hard_links_are_one_node() {
     let (dir, tree) = tree();
     std::fs::write(dir.path().join("one"), "").unwrap();
     let one = node(&tree, "one");
-    let two = tree.link(one, NodeNo::ROOT, OsStr::new("two")).unwrap();
+    let two = tree
+        .link(ROOT, one, NodeNo::ROOT, OsStr::new("two"))
+        .unwrap();
     assert_eq!((two.attr.ino, two.attr.nlink), (one, 2));
     drop(two);
     assert_eq!(node(&tree, "two"), one);
@@ -234,7 +236,7 @@ fn a_renamed_and_an_unlinked_file_are_still_themselves() {
     let refused = tree.rename(ROOT, from, to, RenameFlags::NOREPLACE.bits());
     assert_eq!(errno(refused), Errno::EXIST);
     tree.rename(ROOT, from, to, 0).unwrap();
-    tree.unlink(NodeNo::ROOT, name("b")).unwrap();
+    tree.unlink(ROOT, NodeNo::ROOT, name("b")).unwrap();
     assert_eq!(tree.read(handle, 0, 10).unwrap(), b"A");
     assert_eq!(tree.getattr(a).unwrap().nlink, 0);
     let mode = Changes {
@@ -424,8 +426,8 @@ fn attributes_of_every_namespace_come_and_go() {
             tree.getxattr(file, name, 64),
             Ok(Answer::Data(b"value".to_vec()))
         );
-        tree.removexattr(file, name).unwrap();
-        assert_eq!(errno(tree.removexattr(file, name)), Errno::NODATA);
+        tree.removexattr(ROOT, file, name).unwrap();
+        assert_eq!(errno(tree.removexattr(ROOT, file, name)), Errno::NODATA);
     }
 }
 
@@ -483,14 +485,17 @@ fn what_loses_its_last_name_stays_reachable_while_the_kernel_remembers_it() {
     std::fs::create_dir(dir.path().join("removed")).unwrap();
     let gone = ["unlinked", "replaced", "removed"].map(|name| node(&tree, name));
     let linked = node(&tree, "linked");
-    tree.link(linked, NodeNo::ROOT, OsStr::new("again"))
+    tree.link(ROOT, linked, NodeNo::ROOT, OsStr::new("again"))
         .unwrap()
         .lookup
         .into_kernel();
     use_others(dir.path(), &tree);
-    tree.unlink(NodeNo::ROOT, OsStr::new("unlinked")).unwrap();
-    tree.unlink(NodeNo::ROOT, OsStr::new("linked")).unwrap();
-    tree.rmdir(NodeNo::ROOT, OsStr::new("removed")).unwrap();
+    tree.unlink(ROOT, NodeNo::ROOT, OsStr::new("unlinked"))
+        .unwrap();
+    tree.unlink(ROOT, NodeNo::ROOT, OsStr::new("linked"))
+        .unwrap();
+    tree.rmdir(ROOT, NodeNo::ROOT, OsStr::new("removed"))
+        .unwrap();
     let (from, to) = (OsStr::new("new"), OsStr::new("replaced"));
     tree.rename(ROOT, (NodeNo::ROOT, from), (NodeNo::ROOT, to), 0)
         .unwrap();

@@ -1,15 +1,20 @@
 //! Extended attributes in every namespace, POSIX ACLs among them.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 
-use super::inode::NodeNo;
+use super::inode::{Inode, NodeNo};
 use super::{Caller, Loopback, name};
 use crate::error::{Error, Result, Tried};
 use crate::policy;
+use crate::sync::Arc;
+use crate::sys::creds::CallerGuard;
 use crate::sys::xattr::{self, Answer};
 
 /// The largest value that the kernel takes (`XATTR_SIZE_MAX`), in bytes.
 const MAX_VALUE: usize = 64 * 1024;
+
+/// What the names of access control lists begin with.
+const ACL: &[u8] = b"system.posix_acl_";
 
 /// The namespace that is root's alone.
 const TRUSTED: &[u8] = b"trusted.";
@@ -67,7 +72,7 @@ impl Loopback {
         }
         let inode = self.inode(node)?;
         let name = name::text(name)?;
-        let _as_caller = self.changing(caller, &inode)?;
+        let _as_caller = self.changing_xattr(caller, &inode, &name)?;
         xattr::set(
             self.object(&inode)?.fd(),
             &name,
@@ -77,10 +82,25 @@ impl Loopback {
         .tried("setxattr")
     }
 
-    /// Removes an attribute.
-    pub fn removexattr(&self, node: NodeNo, name: &OsStr) -> Result<()> {
+    /// Removes an attribute, likewise.
+    pub fn removexattr(&self, caller: Caller, node: NodeNo, name: &OsStr) -> Result<()> {
         let inode = self.inode(node)?;
         let name = name::text(name)?;
+        let _as_caller = self.changing_xattr(caller, &inode, &name)?;
         xattr::remove(self.object(&inode)?.fd(), &name).tried("removexattr")
+    }
+
+    /// This thread as `caller` for a change of an attribute: an access control list is the owner's.
+    fn changing_xattr(
+        &self,
+        caller: Caller,
+        inode: &Arc<Inode>,
+        name: &CStr,
+    ) -> Result<Option<CallerGuard>> {
+        if name.to_bytes().starts_with(ACL) {
+            self.changing_as_owner(caller, inode)
+        } else {
+            self.changing(caller, inode)
+        }
     }
 }

@@ -28,6 +28,14 @@ pub fn change_depends_on_groups(mode: u32, gid: u32, caller_gid: u32) -> bool {
     is_set_group_id(mode) && gid != caller_gid
 }
 
+/// Whether setting the mode `wanted` on a file of `mode` clears set-id bits and does nothing else, as the
+/// kernel asks for with another user's write.
+#[must_use]
+pub fn only_clears_set_id(mode: u32, wanted: u32) -> bool {
+    const SET_ID: u32 = 0o6000;
+    (mode ^ wanted) & 0o7777 & !SET_ID == 0 && wanted & !mode & SET_ID == 0
+}
+
 /// Whether a listing of attributes shows the `trusted.` ones: to who has `CAP_SYS_ADMIN`
 /// (`simple_xattr_list` and ext4's `ext4_xattr_trusted_list` in the kernel), which uid 0 stands for
 /// here because a request does not tell capabilities.
@@ -49,5 +57,26 @@ mod tests {
         assert!(change_depends_on_groups(0o102_755, 50, 100));
         assert!(!change_depends_on_groups(0o102_755, 100, 100));
         assert!(!change_depends_on_groups(0o100_755, 50, 100));
+    }
+
+    #[test]
+    fn clearing_set_id_bits_is_told_from_other_changes() {
+        for (mode, wanted, only) in [
+            (0o106_755, 0o755, true),
+            (0o106_755, 0o100_755, true),
+            (0o106_755, 0o2755, true),
+            (0o100_755, 0o755, true),
+            (0o106_755, 0o6755, true),
+            (0o100_755, 0o4755, false),
+            (0o106_755, 0o754, false),
+            (0o104_755, 0o2755, false),
+            (0o101_777, 0o777, false),
+        ] {
+            assert_eq!(
+                only_clears_set_id(mode, wanted),
+                only,
+                "{mode:o} {wanted:o}"
+            );
+        }
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! What changes, and why not more: the file system uid and gid own what is created. Of the
 //! capabilities only those go that would make SRC treat the caller as root where it is not:
-//! `CAP_FSETID` (keeps set-group-id bits that the caller may not set) and `CAP_SYS_RESOURCE` (spends
-//! reserved blocks and quota). `CAP_DAC_OVERRIDE` stays: the kernel has already checked the caller's
+//! `CAP_FSETID` (keeps set-group-id bits that the caller may not set), `CAP_SYS_RESOURCE` (spends
+//! reserved blocks and quota) and `CAP_LINUX_IMMUTABLE`; where SRC is to judge who the owner is,
+//! `CAP_FOWNER` ([`OwnerCheck`]). `CAP_DAC_OVERRIDE` stays: the kernel has already checked the caller's
 //! permissions on the mount, with all its groups, which loopfs would have to guess.
 //!
 //! All of this is per thread in the kernel; glibc's `setgroups` would change every thread of the
@@ -19,16 +20,27 @@ use rustix::io::{Errno, Result};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
 /// Capabilities that a caller without uid 0 must not lend from the daemon.
-const WITHHELD: CapabilitySet = CapabilitySet::FSETID.union(CapabilitySet::SYS_RESOURCE);
+const WITHHELD: CapabilitySet = CapabilitySet::FSETID
+    .union(CapabilitySet::SYS_RESOURCE)
+    .union(CapabilitySet::LINUX_IMMUTABLE);
 
-/// The capabilities that changing the fsuid to a non-zero one takes away (`CAP_FS_SET` and
-/// `CAP_LINUX_IMMUTABLE`, `CAP_MKNOD`: linux/capability.h), less the withheld ones: given back.
+/// The capabilities that changing the fsuid to a non-zero one takes away (`CAP_FS_SET` in
+/// linux/capability.h), less the withheld ones: given back.
 const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::MKNOD)
-    .union(CapabilitySet::LINUX_IMMUTABLE);
+    .union(CapabilitySet::MKNOD);
+
+/// Who judges what takes the owner of a file: chmod and its kin, names in sticky directories, flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnerCheck {
+    /// The kernel has, on the mount, by what it knew of the file.
+    Made,
+    /// SRC does, by what the file is now: `CAP_FOWNER` is withheld as well. The kernel may know a file
+    /// that has changed hands since, or another one of that name.
+    Left,
+}
 
 /// Whose operation it is and what it may depend on.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +53,8 @@ pub struct Identity<'a> {
     pub groups: Option<&'a [u32]>,
     /// The umask, where something is created.
     pub umask: Option<u32>,
+    /// Who judges what takes an owner.
+    pub owner_check: OwnerCheck,
 }
 
 /// Whether this process may act as other users: uid 0 with the capabilities to change ids.
@@ -139,7 +153,11 @@ fn change(identity: Identity<'_>) -> Result<Option<Before>> {
         set_fs_gid(identity.gid)?;
         set_fs_uid(identity.uid)?;
         if identity.uid != 0 {
-            let effective = ((capabilities.effective - WITHHELD) | KEPT) & capabilities.permitted;
+            let mut effective =
+                ((capabilities.effective - WITHHELD) | KEPT) & capabilities.permitted;
+            if identity.owner_check == OwnerCheck::Left {
+                effective -= CapabilitySet::FOWNER;
+            }
             rustix::thread::set_capabilities(
                 None,
                 CapabilitySets {
@@ -207,8 +225,9 @@ fn set_fs_gid(gid: u32) -> Result<()> {
 /// so its pid is still its own. Empty where they can't be read (another pid namespace).
 #[must_use]
 pub fn groups_of(pid: u32) -> Vec<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status
+    // The program's name in it may be no text.
+    let status = std::fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
+    String::from_utf8_lossy(&status)
         .lines()
         .find_map(|line| line.strip_prefix("Groups:"))
         .map(|groups| {
@@ -232,6 +251,7 @@ mod tests {
             gid: 65533,
             groups: None,
             umask: Some(umask),
+            owner_check: OwnerCheck::Made,
         }
     }
 

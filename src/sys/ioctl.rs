@@ -27,13 +27,20 @@ pub enum FlagIoctl {
 
 impl FlagIoctl {
     /// What `command` asks for, or `None` when it is nothing for a file system like this one. The
-    /// `FS_IOC32_*` numbers differ from the 64-bit ones in the size field alone.
+    /// `FS_IOC32_*` numbers differ from the 64-bit ones in the size field alone. Of the setting ones
+    /// only this machine's own is taken: the kernel knows that one, and checks the caller and the
+    /// mount before it asks.
     #[must_use]
     pub fn of(command: u32) -> Option<Self> {
         const SIZE_FIELD: u32 = 0x3fff_0000;
+        const LONG: u32 = if cfg!(target_pointer_width = "64") {
+            8
+        } else {
+            4
+        };
         match (command & !SIZE_FIELD, (command & SIZE_FIELD) >> 16) {
             (0x8000_6601, 4 | 8) => Some(Self::GetFlags),
-            (0x4000_6602, 4 | 8) => Some(Self::SetFlags),
+            (0x4000_6602, LONG) => Some(Self::SetFlags),
             (0x8000_7601, 4 | 8) => Some(Self::GetVersion),
             (0x8000_581f, 28) => Some(Self::GetXattr),
             (0x4000_5820, 28) => Some(Self::SetXattr),
@@ -87,6 +94,11 @@ mod tests {
         assert_eq!(FlagIoctl::of(0x4008_6602), Some(FlagIoctl::SetFlags));
         assert_eq!(FlagIoctl::of(0x801c_581f), Some(FlagIoctl::GetXattr));
         assert_eq!(FlagIoctl::of(0x401c_5820), Some(FlagIoctl::SetXattr));
+        assert_eq!(
+            FlagIoctl::of(0x4004_6602),
+            None,
+            "a number that the kernel does not check"
+        );
         assert_eq!(FlagIoctl::of(0x5401), None, "TCGETS");
         assert_eq!(FlagIoctl::of(0x8010_6601), None, "a size that is no long");
     }

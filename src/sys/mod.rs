@@ -6,7 +6,7 @@
 //!
 //! In reading order: [`fs`] (objects and names), [`handle`] (inodes for good), [`dir`] (directory streams),
 //! [`xattr`],
-//! [`ioctl`] (file flags), [`creds`] (acting as the caller), [`mount`] (mount ids and the mount
+//! [`ioctl`] (file flags), [`creds`] (acting as the caller), [`rights`] (what a caller may), [`mount`] (mount ids and the mount
 //! table), [`ask`] (whether a mount answers), [`process`] (going to the background), [`features`]
 //! (switching newer calls off).
 
@@ -19,6 +19,7 @@ pub mod handle;
 pub mod ioctl;
 pub mod mount;
 pub mod process;
+pub mod rights;
 pub mod xattr;
 
 use rustix::io::Errno;
