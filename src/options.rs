@@ -44,7 +44,7 @@ pub struct Options {
 
 impl Options {
     /// The options without any list. `privileged` is root: its mounts are for everybody, with the
-    /// kernel checking permissions, and as trusting as SRC itself. A mount of another user is for that
+    /// kernel checking permissions, and as trusting as the mount that SRC is on. A mount of another user is for that
     /// user, and without set-user-ID programs and devices, which fusermount3 insists on anyway.
     #[must_use]
     pub fn defaults(privileged: bool) -> Self {

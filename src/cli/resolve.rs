@@ -10,9 +10,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::config::{Config, TreeOptions};
+use crate::config::{Config, MountOptions, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 use crate::options::Options;
+use crate::sys::fs::restrictions_at;
 use crate::sys::process::{enter_mount_namespace, is_root};
 
 use super::Cli;
@@ -72,11 +73,14 @@ impl Cli {
     /// ([`ExitCode::MountFailed`]).
     pub fn resolve(self, environment: &Environment) -> Result<Config, Failure> {
         let logging = self.logging();
-        let mut options = Options::defaults(environment.privileged);
-        options.sloppy = self.sloppy;
-        for list in &self.options {
-            options.apply(list)?;
-        }
+        let defaults = || Options::defaults(environment.privileged);
+        // What is wrong with the words is said before SRC is looked at, which may change what they add to.
+        self.listed(defaults())?;
+        let source = source(&self.source)?;
+        let mut options = self.listed(Options {
+            mount: as_strict_as(&source, defaults().mount),
+            ..defaults()
+        })?;
         for remark in &options.remarks {
             log::info!("{remark}");
         }
@@ -88,7 +92,7 @@ impl Cli {
             return Err(Failure::new(ExitCode::Usage, text));
         }
         Ok(Config {
-            source: source(&self.source)?,
+            source,
             target: target(&self.target)?,
             foreground: self.foreground || self.debug,
             make_target: self.mkdir,
@@ -108,6 +112,29 @@ impl Cli {
             logging,
         })
     }
+}
+
+impl Cli {
+    /// `options` with what the lists say on top.
+    fn listed(&self, mut options: Options) -> Result<Options, Failure> {
+        options.sloppy = self.sloppy;
+        for list in &self.options {
+            options.apply(list)?;
+        }
+        Ok(options)
+    }
+}
+
+/// `mount` with the restrictions of the mount that `source` is on: what is no set-user-ID program there (a
+/// stick that a user has put in) must not become one here. Words of the user's own still win.
+fn as_strict_as(source: &Path, mut mount: MountOptions) -> MountOptions {
+    // Of an unreadable SRC the start says more, in a moment.
+    if let Ok(flags) = restrictions_at(source) {
+        mount.nosuid |= flags.nosuid;
+        mount.nodev |= flags.nodev;
+        mount.noexec |= flags.noexec;
+    }
+    mount
 }
 
 /// SRC, absolute and without symlinks; a directory.

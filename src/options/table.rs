@@ -137,7 +137,7 @@ pub static TABLE: &[Word] = &[
     ),
     off(
         "suid",
-        "Set-user-ID bits and file capabilities count (default for root).",
+        "Set-user-ID bits and file capabilities count (default for root, if they do where SRC is).",
         |m| &mut m.nosuid,
     ),
     on(
@@ -147,7 +147,7 @@ pub static TABLE: &[Word] = &[
     ),
     off(
         "dev",
-        "Device nodes can be opened (default for root).",
+        "Device nodes can be opened (default for root, if they can where SRC is).",
         |m| &mut m.nodev,
     ),
     on(
@@ -155,9 +155,11 @@ pub static TABLE: &[Word] = &[
         "Device nodes can't be opened (default for other users).",
         |m| &mut m.nodev,
     ),
-    off("exec", "Programs can be executed (default).", |m| {
-        &mut m.noexec
-    }),
+    off(
+        "exec",
+        "Programs can be executed (default, if they can where SRC is).",
+        |m| &mut m.noexec,
+    ),
     on("noexec", "Nothing can be executed.", |m| &mut m.noexec),
     on(
         "sync",

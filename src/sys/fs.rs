@@ -10,7 +10,9 @@ use std::ffi::CStr;
 use std::io::{IoSlice, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{
+    AtFlags, FallocateFlags, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags,
+};
 use rustix::io::{Errno, ReadWriteFlags, Result};
 
 use super::{features, last_errno};
@@ -272,6 +274,27 @@ pub fn check_access(object: BorrowedFd<'_>, mask: i32) -> Result<()> {
 /// fstatvfs(3) of the file system that the object is on.
 pub fn stat_filesystem(object: BorrowedFd<'_>) -> Result<StatVfs> {
     rustix::fs::fstatvfs(object)
+}
+
+/// What a mount does not let its files do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restrictions {
+    /// Set-user-ID bits and file capabilities have no effect.
+    pub nosuid: bool,
+    /// Device nodes can't be opened.
+    pub nodev: bool,
+    /// Nothing can be executed.
+    pub noexec: bool,
+}
+
+/// Those of the mount that the directory at `path` is on, statvfs(3).
+pub fn restrictions_at(path: &std::path::Path) -> Result<Restrictions> {
+    let flags = rustix::fs::statvfs(path)?.f_flag;
+    Ok(Restrictions {
+        nosuid: flags.contains(StatVfsMountFlags::NOSUID),
+        nodev: flags.contains(StatVfsMountFlags::NODEV),
+        noexec: flags.contains(StatVfsMountFlags::NOEXEC),
+    })
 }
 
 /// pread(2) until `size` bytes are read or the file ends.

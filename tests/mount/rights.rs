@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use rustix::fs::{Mode, fchmod};
 
 use crate::common::user::NOBODY;
-use crate::common::{Mount, as_user, sh};
+use crate::common::{Mount, TestEnv, as_user, sh};
 
 /// What is asked of the kernel once stays known for as long as a test may take.
 const KNOWN: [&str; 2] = ["-o", "entry_timeout=3600,attr_timeout=3600"];
@@ -190,4 +190,26 @@ END
         "chown done\nchmod done\nutime done\nforeign Operation not permitted\nunlink done\n755\n"
     );
     mount.finish();
+}
+
+/// A source that was mounted without set-user-ID programs, devices and execution has none on MNT either,
+/// unless that is asked for.
+#[test]
+fn restrictions_of_the_source_are_taken_over() {
+    let env = TestEnv::new();
+    let seen = env
+        .private_script(
+            r#"
+        shown() { findmnt -n -o VFS-OPTIONS "$MNT" | tr , '\n' | grep -E '^(nosuid|nodev|noexec)$' | sort | tr '\n' ' '; echo; }
+        end() { umount "$MNT"; timeout 20 pidwait -f "^$LOOPFS" || [ $? -eq 1 ]; }
+        mount -t tmpfs -o nosuid,nodev,noexec stick "$SRC"
+        "$LOOPFS" "$SRC" "$MNT"; shown; end
+        "$LOOPFS" -o suid,exec "$SRC" "$MNT"; shown; end
+        mount -o remount,suid,dev,exec "$SRC"
+        "$LOOPFS" "$SRC" "$MNT"; shown; end
+        umount "$SRC""#,
+        )
+        .success();
+    assert_eq!(seen, "nodev noexec nosuid \nnodev \n\n");
+    env.assert_clean();
 }
