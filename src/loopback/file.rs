@@ -10,6 +10,10 @@ use crate::sys::fs::{self, FileType, WriteMode};
 /// asks for (256 pages by default), so that a wrong size can't make us allocate without end.
 pub const MAX_TRANSFER: u32 = 16 << 20;
 
+/// The most that one copy_file_range request copies, in bytes: some hundredths of a second without shared
+/// extents, and a multiple of every block size.
+const MOST_COPIED: u64 = 64 << 20;
+
 /// Offset and length as a signed file offset takes them.
 fn range(offset: u64, len: u64) -> Result<()> {
     let end = offset.checked_add(len).ok_or(Error::BAD_RANGE)?;
@@ -102,8 +106,9 @@ impl Loopback {
         to: (u64, u64),
         len: u64,
     ) -> Result<u32> {
-        // As the system call itself does, a length that is too long is cut, not refused.
-        let len = len.min(fs::MAX_COUNT);
+        // As the system call itself does, a length that is too long is cut, not refused: to what an event
+        // loop can do before others have waited long. The caller asks for the rest.
+        let len = len.min(MOST_COPIED);
         range(from.1, len)?;
         range(to.1, len)?;
         let (source, target) = (self.file(from.0)?, self.file(to.0)?);

@@ -22,6 +22,21 @@ pub struct Entry {
     pub attr: Attr,
 }
 
+/// An inode whose last name is about to go, held meanwhile.
+#[derive(Debug)]
+pub(super) struct Going {
+    inode: Arc<Inode>,
+    object: OwnedFd,
+}
+
+impl Going {
+    /// The name has gone: the inode keeps its descriptor for as long as it is remembered. One whose
+    /// removal failed does not, or whoever can't remove things could use up all descriptors.
+    pub(super) fn gone(self) {
+        self.inode.keep(self.object);
+    }
+}
+
 impl Loopback {
     /// Finds `name` in a directory.
     pub fn lookup(&self, parent: NodeNo, name: &OsStr) -> Result<Entry> {
@@ -68,33 +83,28 @@ impl Loopback {
         ))
     }
 
-    /// Keeps what `name` leads to reachable although its last name is about to go: its handle may
-    /// lead nowhere afterwards, and the kernel may remember it (a working directory, an `O_PATH`
-    /// descriptor). Whatever goes wrong here comes up again when the name is removed.
-    pub(super) fn keep_reachable(&self, parent: &Arc<Inode>, name: &CStr) -> Result<()> {
+    /// What `name` leads to, if the kernel remembers it and this is its last name: to be kept reachable
+    /// when that has gone ([`Going::gone`]), because its handle may lead nowhere then, and somebody may
+    /// be in it (a working directory, an `O_PATH` descriptor). Whatever goes wrong here comes up again
+    /// when the name is removed.
+    pub(super) fn going(&self, parent: &Arc<Inode>, name: &CStr) -> Option<Going> {
         if !self.descriptors.by_handle() {
-            return Ok(());
+            return None;
         }
-        let Found::Here(object) =
-            fs::open_object(self.object(parent)?.fd(), name).tried("openat2")?
-        else {
-            return Ok(());
+        let parent = self.object(parent).ok()?;
+        let Found::Here(object) = fs::open_object(parent.fd(), name).ok()? else {
+            return None;
         };
-        let stat = fs::stat(object.as_fd()).tried("statx")?;
+        let stat = fs::stat(object.as_fd()).ok()?;
         let kind = FileType::from_raw_mode(stat.stx_mode.into());
         if kind != FileType::Directory && stat.stx_nlink > 1 {
-            return Ok(());
+            return None;
         }
-        let found = self.described(object, &stat)?;
-        if let Some(known) = self
-            .table
-            .get(found.number())
-            .filter(|known| known.is(&found))
-            && let Some(object) = found.into_object()
-        {
-            known.keep(object);
-        }
-        Ok(())
+        let found = self.described(object, &stat).ok()?;
+        let known = self.table.get(found.number());
+        let inode = known.filter(|known| known.is(&found))?;
+        let object = found.into_object()?;
+        Some(Going { inode, object })
     }
 
     /// What is mounted there, if mounts are crossed; if it is our own mount, the directory below it.

@@ -14,20 +14,28 @@ impl Loopback {
     pub fn unlink(&self, caller: Caller, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
-        let _ = self.keep_reachable(&parent, name.as_c_str());
+        let going = self.going(&parent, name.as_c_str());
         self.removing(caller, || {
             fs::remove_file(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
-        })
+        })?;
+        if let Some(going) = going {
+            going.gone();
+        }
+        Ok(())
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: Caller, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
-        let _ = self.keep_reachable(&parent, name.as_c_str());
+        let going = self.going(&parent, name.as_c_str());
         self.removing(caller, || {
             fs::remove_dir(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
-        })
+        })?;
+        if let Some(going) = going {
+            going.gone();
+        }
+        Ok(())
     }
 
     /// Moves a name, with renameat2(2)'s flags as the caller gave them. A directory may grow, and a
@@ -42,9 +50,12 @@ impl Loopback {
         let (name, new_name) = (Name::new(from.1)?, Name::new(to.1)?);
         let (parent, new_parent) = (self.inode(from.0)?, self.inode(to.0)?);
         let flags = RenameFlags::from_bits_retain(flags);
-        if !flags.contains(RenameFlags::EXCHANGE) {
-            let _ = self.keep_reachable(&new_parent, new_name.as_c_str());
-        }
+        // Nothing goes in an exchange.
+        let going = if flags.contains(RenameFlags::EXCHANGE) {
+            None
+        } else {
+            self.going(&new_parent, new_name.as_c_str())
+        };
         self.removing(caller, || {
             fs::rename(
                 (self.object(&parent)?.fd(), name.as_c_str()),
@@ -52,6 +63,10 @@ impl Loopback {
                 flags,
             )
             .tried("renameat2")
-        })
+        })?;
+        if let Some(going) = going {
+            going.gone();
+        }
+        Ok(())
     }
 }

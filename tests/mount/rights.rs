@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::process::Command;
 
 use rustix::fs::{Mode, fchmod};
 
+use crate::common::env::LOOPFS;
 use crate::common::user::NOBODY;
 use crate::common::{Mount, TestEnv, as_user, sh};
 
@@ -212,4 +214,28 @@ fn restrictions_of_the_source_are_taken_over() {
         .success();
     assert_eq!(seen, "nodev noexec nosuid \nnodev \n\n");
     env.assert_clean();
+}
+
+/// Removals that fail cost no descriptor for good, or a user could use up all of them.
+#[test]
+fn failed_removals_keep_nothing_open() {
+    let env = TestEnv::new();
+    let mut command = Command::new("prlimit");
+    command
+        .arg("--nofile=128")
+        .arg(LOOPFS)
+        .args(KNOWN)
+        .arg("-f");
+    command.arg(env.src()).arg(env.mnt());
+    command.env("RUST_LOG", "warn,loopfs=info,fuser::reply=off");
+    let mount = Mount::start_command(env, command);
+    sh(
+        &mount.mnt(),
+        "for i in $(seq 300); do mkdir $i; : >$i/x; done; rmdir * 2>/dev/null || true",
+    );
+    let fds = format!("/proc/{}/fd", mount.pid().as_raw_nonzero());
+    let open = fs::read_dir(fds).unwrap().count();
+    assert!(open < 100, "{open} of 128 descriptors are in use");
+    sh(&mount.mnt(), "cat 1/x 300/x; rm -r *");
+    mount.finish();
 }
