@@ -74,11 +74,6 @@ pub struct Cli {
     #[arg(long, help_heading = "The mount")]
     one_file_system: bool,
 
-    /// Take locks (flock, fcntl) in SRC too, so that programs that work on SRC itself and those that work
-    /// on MNT see each other's
-    #[arg(long, help_heading = "The mount")]
-    forward_locks: bool,
-
     /// Make MNT first, and remove it at the end
     #[arg(long, help_heading = "The mount")]
     mkdir: bool,

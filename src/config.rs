@@ -83,8 +83,6 @@ pub struct Caching {
 pub struct TreeOptions {
     /// `one_file_system`: mounts below SRC are not crossed.
     pub one_file_system: bool,
-    /// `forward_locks`: locks taken through the mount are taken in SRC too.
-    pub forward_locks: bool,
 }
 
 /// A time limit that may be absent.

@@ -105,7 +105,6 @@ impl Cli {
             caching: options.caching,
             tree: TreeOptions {
                 one_file_system: self.one_file_system || options.tree.one_file_system,
-                forward_locks: self.forward_locks || options.tree.forward_locks,
             },
             drain_timeout: self.drain_timeout.unwrap_or(options.drain_timeout),
             lazy_timeout: self.lazy_timeout.unwrap_or(options.lazy_timeout),

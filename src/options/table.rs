@@ -212,9 +212,6 @@ pub static TABLE: &[Word] = &[
     flag("one_file_system", "The same as --one-file-system.", |o| {
         o.tree.one_file_system = true;
     }),
-    flag("forward_locks", "The same as --forward-locks.", |o| {
-        o.tree.forward_locks = true;
-    }),
     // How it is shown.
     Word {
         name: "fsname",
