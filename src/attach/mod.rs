@@ -10,6 +10,7 @@
 //! - `kernel`: fsopen and its kin, mount(2) where those are missing;
 //! - `helper`: fusermount3, for whoever may not mount;
 //! - `mountinfo`, `table`: which line of the mount table is ours;
+//! - `remount`: changing the flags of one that is there;
 //! - `detach`, `attachment`: taking it down, exactly;
 //! - `abort`: ending our connection; `error`: one line for everything that goes wrong.
 
@@ -19,7 +20,8 @@ mod detach;
 mod error;
 mod helper;
 mod kernel;
-pub(crate) mod mountinfo;
+mod remount;
+pub(crate) use crate::sys::mountinfo;
 mod table;
 mod target;
 #[cfg(test)]
@@ -37,6 +39,7 @@ pub use attachment::Attachment;
 pub use detach::{Detach, Detached};
 pub use error::{AttachError, AttachErrorKind};
 pub use mountinfo::DeviceNumber;
+pub use remount::remount;
 
 use crate::config::Config;
 use crate::sys::ask::{Question, ask};

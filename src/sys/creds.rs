@@ -55,6 +55,8 @@ pub struct Identity<'a> {
     pub umask: Option<u32>,
     /// Who judges what takes an owner.
     pub owner_check: OwnerCheck,
+    /// Whether `CAP_SYS_ADMIN` stays, too: not where something is shown to who has it.
+    pub admin: bool,
 }
 
 /// Whether this process may act as other users: uid 0 with the capabilities to change ids.
@@ -158,6 +160,9 @@ fn change(identity: Identity<'_>) -> Result<Option<Before>> {
             if identity.owner_check == OwnerCheck::Left {
                 effective -= CapabilitySet::FOWNER;
             }
+            if !identity.admin {
+                effective -= CapabilitySet::SYS_ADMIN;
+            }
             rustix::thread::set_capabilities(
                 None,
                 CapabilitySets {
@@ -252,6 +257,7 @@ mod tests {
             groups: None,
             umask: Some(umask),
             owner_check: OwnerCheck::Made,
+            admin: true,
         }
     }
 

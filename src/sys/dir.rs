@@ -4,7 +4,20 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::{Errno, Result};
+
+/// The directory that a directory is in, with where that is: mount, device and number, asked without
+/// waking the file system. Of the root of everything, itself; `ENOENT` where a bind mount does not show
+/// it.
+pub fn parent(dir: BorrowedFd<'_>) -> Result<(OwnedFd, Statx)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = rustix::fs::openat(dir, c"..", flags, Mode::empty())?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let mask = StatxFlags::INO | StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(&parent, c"", flags, mask)?;
+    Ok((parent, stat))
+}
 
 /// Room for one getdents64 call: several hundred entries.
 const BUFFER_SIZE: usize = 32 * 1024;

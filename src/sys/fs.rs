@@ -28,9 +28,6 @@ pub use rustix::fs::{
 /// because its alignment rules can't be kept by a buffer that comes from the FUSE device.
 const PASSED_ON: i32 = libc::O_ACCMODE | libc::O_SYNC | libc::O_DSYNC | libc::O_NOATIME;
 
-/// `O_WRONLY`, for [`reopen`].
-pub const WRITE_ONLY: i32 = libc::O_WRONLY;
-
 /// `/proc/self/fd/N` as a C string on the stack.
 #[derive(Debug)]
 pub struct ProcPath {
@@ -111,6 +108,16 @@ pub fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
     ))
 }
 
+/// `FUSE_SUPER_MAGIC`, see [`filesystem_type`].
+pub const FUSE: u64 = 0x6573_5546;
+
+/// The magic number of the type of the file system that an object is on, fstatfs(2).
+pub fn filesystem_type(object: BorrowedFd<'_>) -> Result<u64> {
+    let kind = rustix::fs::fstatfs(object)?.f_type;
+    // The field is as wide as a long; magic numbers have 32 bits.
+    Ok(kind.cast_unsigned() & 0xffff_ffff)
+}
+
 /// A device number in the C library's `dev_t` encoding.
 #[must_use]
 pub fn device_number(major: u32, minor: u32) -> u64 {
@@ -133,16 +140,23 @@ pub fn stat(fd: BorrowedFd<'_>) -> Result<Statx> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, mask)
 }
 
-/// Opens the object itself for I/O with the data-related part of a caller's open(2) flags.
+/// Opens the object itself for I/O with the data-related part of a caller's open(2) flags. With
+/// `O_NONBLOCK` it is `EWOULDBLOCK` instead of waiting for whoever has a lease on the file (fcntl(2),
+/// `F_SETLEASE`); the descriptor does not keep that flag.
 pub fn reopen(object: BorrowedFd<'_>, flags: i32) -> Result<OwnedFd> {
     let path = ProcPath::of(object);
     let open = |flags: i32| {
         let flags = OFlags::from_bits_retain(flags.cast_unsigned()) | OFlags::CLOEXEC;
-        rustix::fs::open(path.as_c_str(), flags, Mode::empty())
+        let file = rustix::fs::open(path.as_c_str(), flags, Mode::empty())?;
+        if flags.contains(OFlags::NONBLOCK) {
+            rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+        }
+        Ok(file)
     };
-    match open(flags & PASSED_ON) {
+    let passed_on = flags & (PASSED_ON | libc::O_NONBLOCK);
+    match open(passed_on) {
         // An append-only file (`chattr +a`) can be opened for writing in no other way.
-        Err(Errno::PERM) if open_flags::append(flags) => open(flags & (PASSED_ON | libc::O_APPEND)),
+        Err(Errno::PERM) if open_flags::append(flags) => open(passed_on | libc::O_APPEND),
         result => result,
     }
 }
@@ -155,7 +169,15 @@ pub fn reopen_object(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// Opens the directory for listing and fsync.
 pub fn reopen_dir(object: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    reopen_dir_with(object, 0)
+}
+
+/// The same with a caller's flags, of which only `O_NOATIME` matters.
+pub fn reopen_dir_with(object: BorrowedFd<'_>, flags: i32) -> Result<OwnedFd> {
+    let flags = OFlags::from_bits_retain((flags & libc::O_NOATIME).cast_unsigned())
+        | OFlags::RDONLY
+        | OFlags::DIRECTORY
+        | OFlags::CLOEXEC;
     rustix::fs::openat(object, c".", flags, Mode::empty())
 }
 
@@ -252,6 +274,19 @@ pub fn set_times(object: BorrowedFd<'_>, times: &Timestamps) -> Result<()> {
     }
 }
 
+/// truncate(2) of the object. Opening it instead would be no good: a file that was emptied is written out
+/// when it is closed next (`auto_da_alloc` in ext4(5), and in xfs and btrfs alike), and that is to be the
+/// close by whoever writes the new content.
+pub fn truncate(object: BorrowedFd<'_>, size: u64) -> Result<()> {
+    let path = ProcPath::of(object);
+    let size = libc::off_t::try_from(size).map_err(|_| Errno::FBIG)?;
+    // SAFETY: reads a path, which is a C string that lives longer than the call.
+    match unsafe { libc::truncate(path.as_c_str().as_ptr(), size) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
 /// ftruncate(2).
 pub fn set_size(file: BorrowedFd<'_>, size: u64) -> Result<()> {
     rustix::fs::ftruncate(file, size)
@@ -286,14 +321,24 @@ pub struct Restrictions {
     pub noexec: bool,
 }
 
+impl Restrictions {
+    fn of(flags: StatVfsMountFlags) -> Self {
+        Self {
+            nosuid: flags.contains(StatVfsMountFlags::NOSUID),
+            nodev: flags.contains(StatVfsMountFlags::NODEV),
+            noexec: flags.contains(StatVfsMountFlags::NOEXEC),
+        }
+    }
+}
+
 /// Those of the mount that the directory at `path` is on, statvfs(3).
 pub fn restrictions_at(path: &std::path::Path) -> Result<Restrictions> {
-    let flags = rustix::fs::statvfs(path)?.f_flag;
-    Ok(Restrictions {
-        nosuid: flags.contains(StatVfsMountFlags::NOSUID),
-        nodev: flags.contains(StatVfsMountFlags::NODEV),
-        noexec: flags.contains(StatVfsMountFlags::NOEXEC),
-    })
+    rustix::fs::statvfs(path).map(|stat| Restrictions::of(stat.f_flag))
+}
+
+/// Those of the mount that an object was reached through, fstatvfs(3).
+pub fn restrictions_of(object: BorrowedFd<'_>) -> Result<Restrictions> {
+    rustix::fs::fstatvfs(object).map(|stat| Restrictions::of(stat.f_flag))
 }
 
 /// pread(2) until `size` bytes are read or the file ends.
@@ -440,6 +485,24 @@ pub mod open_flags {
     #[must_use]
     pub fn exclusive(flags: i32) -> bool {
         flags & libc::O_EXCL != 0
+    }
+
+    /// The same with `O_NOATIME`.
+    #[must_use]
+    pub fn without_access_time(flags: i32) -> i32 {
+        flags | libc::O_NOATIME
+    }
+
+    /// The same with `O_NONBLOCK`.
+    #[must_use]
+    pub fn without_waiting(flags: i32) -> i32 {
+        flags | libc::O_NONBLOCK
+    }
+
+    /// `O_NONBLOCK`.
+    #[must_use]
+    pub fn waits(flags: i32) -> bool {
+        flags & libc::O_NONBLOCK == 0
     }
 
     /// `O_APPEND`.

@@ -2,6 +2,8 @@
 //! or not (name_to_handle_at(2), open_by_handle_at(2)).
 #![allow(unsafe_code)]
 
+use std::fmt;
+use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::{Errno, Result};
@@ -10,6 +12,9 @@ use super::last_errno;
 
 /// The largest handle that the kernel makes (`MAX_HANDLE_SZ`), in bytes.
 const MAX_SIZE: u32 = 128;
+
+/// `AT_HANDLE_FID` of <linux/fcntl.h>: the handle need not be one that can be opened.
+const AT_HANDLE_FID: libc::c_int = 0x200;
 
 /// `struct file_handle` with room for any handle.
 #[repr(C)]
@@ -24,12 +29,75 @@ struct Raw {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Handle {
     kind: i32,
-    bytes: Box<[u8]>,
+    bytes: Bytes,
+}
+
+/// Bytes that are kept in place up to this length: ext4 makes 8, xfs and tmpfs 12, btrfs 20. With one more
+/// the type would take another 8.
+const SHORT: usize = 22;
+
+/// The opaque part of a handle. There is one for each inode that the kernel remembers: an allocation
+/// for each would cost more than the bytes.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Bytes {
+    Short { len: u8, bytes: [u8; SHORT] },
+    Long(Box<[u8]>),
+}
+
+impl Bytes {
+    fn new(given: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        match (bytes.get_mut(..given.len()), u8::try_from(given.len())) {
+            (Some(place), Ok(len)) => {
+                place.copy_from_slice(given);
+                Self::Short { len, bytes }
+            }
+            _ => Self::Long(given.into()),
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or(bytes),
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
 }
 
 impl Handle {
     /// The handle of an object. `EOPNOTSUPP` where the file system has none.
     pub fn of(object: BorrowedFd<'_>) -> Result<Self> {
+        Self::asked(object, libc::AT_EMPTY_PATH)
+    }
+
+    /// What tells an object from any other of its file system, even where nothing can be opened by it
+    /// (since Linux 6.5 every file system has that much).
+    pub fn identifying(object: BorrowedFd<'_>) -> Result<Self> {
+        Self::of(object).or_else(|_| Self::asked(object, libc::AT_EMPTY_PATH | AT_HANDLE_FID))
+    }
+
+    /// A handle made of its two parts.
+    pub(super) fn from_parts(kind: i32, bytes: &[u8]) -> Self {
+        let bytes = Bytes::new(bytes);
+        Self { kind, bytes }
+    }
+
+    /// The part that means something to the file system only.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn asked(object: BorrowedFd<'_>, flags: libc::c_int) -> Result<Self> {
         let mut raw = Raw {
             size: MAX_SIZE,
             kind: 0,
@@ -45,7 +113,7 @@ impl Handle {
                 c"".as_ptr(),
                 &raw mut raw,
                 &raw mut mount_id,
-                libc::AT_EMPTY_PATH,
+                flags,
             )
         };
         if result == -1 {
@@ -53,10 +121,7 @@ impl Handle {
         }
         let size = usize::try_from(raw.size).map_err(|_| Errno::OVERFLOW)?;
         let bytes = raw.bytes.get(..size).ok_or(Errno::OVERFLOW)?;
-        Ok(Self {
-            kind: raw.kind,
-            bytes: bytes.into(),
-        })
+        Ok(Self::from_parts(raw.kind, bytes))
     }
 
     /// An object descriptor of the inode; `mount` is any descriptor on its mount that was not
@@ -95,7 +160,7 @@ impl Handle {
     pub fn generation(&self) -> u64 {
         let kind = self.kind.to_ne_bytes();
         kind.iter()
-            .chain(&*self.bytes)
+            .chain(self.bytes.iter())
             .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
                 (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
             })
@@ -108,6 +173,23 @@ mod tests {
     use super::*;
     use crate::sys::fs::{self, Found};
     use std::os::fd::AsFd;
+
+    #[test]
+    fn short_and_long_bytes_come_back_as_they_were() {
+        assert_eq!(size_of::<Handle>(), 32);
+        let all: Vec<u8> = (1..=128).collect();
+        for len in [0, 1, 8, SHORT - 1, SHORT, SHORT + 1, 128] {
+            let given = &all[..len];
+            let bytes = Bytes::new(given);
+            assert_eq!(&*bytes, given);
+            assert_eq!(matches!(bytes, Bytes::Short { .. }), len <= SHORT);
+            assert_eq!(bytes, Bytes::new(given));
+            if let Some(shorter) = given.get(1..) {
+                assert_ne!(bytes, Bytes::new(shorter));
+            }
+        }
+        assert_ne!(Bytes::new(&[0]), Bytes::new(&[0, 0]));
+    }
 
     #[test]
     fn an_inode_is_found_again_by_its_handle_and_a_new_one_has_another() {

@@ -4,20 +4,29 @@
 //! none. A function takes file descriptors and at most one name below one of them: no path of SRC
 //! is ever put together.
 //!
-//! In reading order: [`fs`] (objects and names), [`handle`] (inodes for good), [`dir`] (directory streams),
-//! [`xattr`],
-//! [`ioctl`] (file flags), [`creds`] (acting as the caller), [`rights`] (what a caller may), [`mount`] (mount ids and the mount
-//! table), [`ask`] (whether a mount answers), [`process`] (going to the background), [`features`]
+//! In reading order: [`fs`] (objects and names), [`handle`] (inodes for good), [`by_number`] (inodes by
+//! number alone), [`dir`] (directory streams), [`xattr`], [`ioctl`] (file flags), [`lock`] (file locks),
+//! [`creds`] (acting as the caller), [`rights`] (what a caller may), [`caller`] (what it is up to while it
+//! waits), [`mount`] (mount ids and the mount table), [`mountinfo`] (the table as text), [`notify`] (what the
+//! FUSE client is told unasked), [`memory`] (our own, by address), [`ask`] (whether a mount answers),
+//! [`process`] (going to the background), [`limits`] (of this process, lifted), [`features`]
 //! (switching newer calls off).
 
 pub mod ask;
+pub mod by_number;
+pub mod caller;
 pub mod creds;
 pub mod dir;
 pub mod features;
 pub mod fs;
 pub mod handle;
 pub mod ioctl;
+pub mod limits;
+pub mod lock;
+pub mod memory;
 pub mod mount;
+pub mod mountinfo;
+pub mod notify;
 pub mod process;
 pub mod rights;
 pub mod xattr;

@@ -150,6 +150,23 @@ fn open_descriptors() -> Vec<libc::c_int> {
         .collect()
 }
 
+/// How many files this process may have open.
+#[must_use]
+pub fn file_limit() -> u64 {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Gives memory that was freed back to the system. glibc does so by itself only with what lies at the
+/// end of a heap; other C libraries are left to their own ways.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Keeps the signals that end the daemon off this thread and those it starts: a system call on
 /// somebody's behalf must not come back with `EINTR` because the daemon is to end. Another thread
 /// has to take them.

@@ -28,6 +28,8 @@ pub(crate) struct Entry {
     pub(crate) fs_type: OsString,
     /// Source, as the mounting program named it.
     pub(crate) source: OsString,
+    /// Whether the file system is read-only, by whatever mount it is reached.
+    pub(crate) read_only: bool,
 }
 
 impl Entry {
@@ -79,6 +81,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
         mount_point,
         fs_type: unescape(fields.next()?),
         source: unescape(fields.next()?),
+        read_only: fields.next()?.split(|&byte| byte == b',').next() == Some(b"ro"),
     })
 }
 
@@ -131,8 +134,16 @@ mod tests {
                 mount_point: "/mnt2".into(),
                 fs_type: "ext3".into(),
                 source: "/dev/root".into(),
+                read_only: false,
             }
         );
+    }
+
+    #[test]
+    fn read_only_is_the_file_system_not_the_mount() {
+        assert!(entry(b"1 2 0:3 / /a rw - tmpfs t ro,size=1m").read_only);
+        assert!(entry(b"1 2 0:3 / /a rw - tmpfs t ro").read_only);
+        assert!(!entry(b"1 2 0:3 / /a ro - tmpfs t rw,ro=1").read_only);
     }
 
     #[test]

@@ -1,0 +1,65 @@
+//! Notifications to the FUSE client in the kernel that fuser has no call for.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::io::{Errno, Result};
+
+/// `FUSE_NOTIFY_PRUNE` (linux/fuse.h): forget what nobody uses of these nodes.
+const PRUNE: i32 = 9;
+/// `struct fuse_out_header`: length, code, unique (0 for a notification).
+const HEADER: usize = 16;
+/// `struct fuse_notify_prune_out`: count, padding, spare.
+const PRUNE_HEADER: usize = 16;
+/// Nodes in one message: as many as the kernel takes out of it at a time.
+const BATCH: usize = 512;
+
+/// Asks the kernel to forget those of `nodes` that nobody has open or stands in: it drops their cached
+/// names and gives their lookup counts back. `device` is the connection's /dev/fuse. `EINVAL` before
+/// Linux 6.18.
+///
+/// Never to be called while a request is being served: the kernel may wait for other requests first.
+pub fn forget_unused(device: BorrowedFd<'_>, nodes: &[u64]) -> Result<()> {
+    for batch in nodes.chunks(BATCH) {
+        let message = prune_message(batch).ok_or(Errno::OVERFLOW)?;
+        rustix::io::retry_on_intr(|| rustix::io::write(device, &message))?;
+    }
+    Ok(())
+}
+
+fn prune_message(nodes: &[u64]) -> Option<Vec<u8>> {
+    let len = HEADER + PRUNE_HEADER + size_of_val(nodes);
+    let mut message = Vec::with_capacity(len);
+    message.extend(u32::try_from(len).ok()?.to_ne_bytes());
+    message.extend(PRUNE.to_ne_bytes());
+    message.extend(0_u64.to_ne_bytes());
+    message.extend(u32::try_from(nodes.len()).ok()?.to_ne_bytes());
+    message.extend([0; 12]);
+    message.extend(nodes.iter().flat_map(|node| node.to_ne_bytes()));
+    Some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_the_layout_of_the_kernels_structures() {
+        let message = prune_message(&[7, 9]).unwrap_or_default();
+        assert_eq!(message.len(), 48);
+        let word = |at: usize| {
+            message
+                .get(at..at + 4)
+                .and_then(|word| word.try_into().ok())
+        };
+        let word = |at| word(at).map(u32::from_ne_bytes);
+        assert_eq!((word(0), word(4), word(8)), (Some(48), Some(9), Some(0)));
+        assert_eq!((word(16), word(20), word(24)), (Some(2), Some(0), Some(0)));
+        let node = |at: usize| {
+            message
+                .get(at..at + 8)
+                .and_then(|node| node.try_into().ok())
+        };
+        let node = |at| node(at).map(u64::from_ne_bytes);
+        assert_eq!((node(32), node(40)), (Some(7), Some(9)));
+    }
+}
