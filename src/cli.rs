@@ -74,6 +74,11 @@ pub struct Cli {
     #[arg(long, help_heading = "The mount")]
     one_file_system: bool,
 
+    /// Take locks (flock, fcntl) in SRC too, so that programs that work on SRC itself and those that work
+    /// on MNT see each other's
+    #[arg(long, help_heading = "The mount")]
+    forward_locks: bool,
+
     /// Make MNT first, and remove it at the end
     #[arg(long, help_heading = "The mount")]
     mkdir: bool,
@@ -160,12 +165,6 @@ impl Cli {
             }
             Err(error) => Err(Failure::new(ExitCode::Usage, one_line(&error, HINT))),
         }
-    }
-
-    /// Whether everything is to be checked and nothing mounted (`-f` of mount(8)).
-    #[must_use]
-    pub fn is_fake(&self) -> bool {
-        self.fake
     }
 
     /// What to log, and how.

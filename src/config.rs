@@ -6,9 +6,22 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Make the mount and serve it.
+    Serve,
+    /// Check everything and mount nothing (`-f` of mount(8)).
+    Check,
+    /// Change the flags of the mount that is there (`remount`).
+    Remount,
+}
+
 /// One mount, completely described.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// What is to be done with it.
+    pub task: Task,
     /// The tree to serve: absolute, an existing directory when it was resolved.
     pub source: PathBuf,
     /// Where to mount it: absolute, symlinks resolved (the last component exists unless `make_target`).
@@ -83,6 +96,8 @@ pub struct Caching {
 pub struct TreeOptions {
     /// `one_file_system`: mounts below SRC are not crossed.
     pub one_file_system: bool,
+    /// `forward_locks`: locks taken through the mount are taken in SRC too.
+    pub forward_locks: bool,
 }
 
 /// A time limit that may be absent.

@@ -40,6 +40,18 @@ impl Error {
     pub const OWN_MOUNT: Self = Self::new(Errno::LOOP, "entering our own mount");
     /// An operation on the wrong type of object.
     pub const WRONG_TYPE: Self = Self::new(Errno::INVAL, "using this type of object");
+    /// An attribute that is not there, or not shown.
+    pub const NO_ATTRIBUTE: Self = Self::new(Errno::NODATA, "finding the attribute");
+    /// Somebody else has the lock.
+    pub const LOCKED: Self = Self::new(Errno::AGAIN, "locking");
+    /// Those who have the lock wait for who asks for it.
+    pub const DEADLOCK: Self = Self::new(Errno::DEADLK, "looking at who waits for whom");
+
+    /// A lock that can't be handed on, for a reason that is not the caller's.
+    #[must_use]
+    pub const fn no_lock(tried: &'static str) -> Self {
+        Self::new(Errno::NOLCK, tried)
+    }
 
     /// The errno as a positive number.
     #[must_use]

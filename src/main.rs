@@ -4,8 +4,9 @@
 use std::process;
 
 use loopfs::cli::{Cli, Environment};
+use loopfs::config::Task;
 use loopfs::exit::{ExitCode, Failure};
-use loopfs::{daemon, logging, mount};
+use loopfs::{attach, daemon, logging, mount};
 
 fn main() -> process::ExitCode {
     run()
@@ -22,10 +23,12 @@ fn run() -> Result<ExitCode, Failure> {
     };
     logging::init(&cli.logging());
     cli.enter_namespace()?;
-    let fake = cli.is_fake();
     let config = cli.resolve(&Environment::current())?;
-    if fake {
-        return Ok(ExitCode::Success);
+    match config.task {
+        Task::Serve => daemon::run(&config, mount::serve),
+        Task::Remount => attach::remount(&config)
+            .map(|()| ExitCode::Success)
+            .map_err(Failure::from),
+        Task::Check => Ok(ExitCode::Success),
     }
-    daemon::run(&config, mount::serve)
 }

@@ -109,12 +109,17 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
 }
 
 /// What loopfs can't do without, and what it takes of its surroundings: the number of files that it
-/// may have open.
+/// may have open, and no limit on their sizes.
 fn check_surroundings() -> Result<u64, Failure> {
     if !sys::fs::proc_works() {
         let text =
             "/proc is not mounted, and files are opened through it: mount -t proc proc /proc";
         return Err(Failure::new(ExitCode::System, text));
+    }
+    if let Some(limit) = sys::limits::lift_file_size_limit() {
+        log::warn!(
+            "no file can be written beyond {limit} bytes: this process is limited (ulimit -H -f)"
+        );
     }
     Ok(sys::fs::raise_file_limit())
 }
@@ -123,6 +128,7 @@ fn open_source(config: &Config, file_limit: u64) -> Result<Arc<Loopback>, Failur
     let settings = Settings {
         file_limit,
         one_file_system: config.tree.one_file_system,
+        noatime: config.mount.noatime,
     };
     Loopback::open(&config.source, &settings)
         .map(Arc::new)
@@ -157,9 +163,9 @@ fn handshake(
     let options = fuse::Options {
         threads: config.threads,
         caching: config.caching,
-        read_only: config.mount.read_only,
         kernel_checks: config.mount.default_permissions,
         root_and_owner_only: config.mount.allow_root && !config.mount.allow_other,
+        forward_locks: config.tree.forward_locks,
         faults,
     };
     Server::handshake(

@@ -2,19 +2,8 @@
 
 use std::fmt;
 
-/// What an operation does to the tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// Reads contents, names or attributes.
-    Read,
-    /// Changes contents, names or attributes: refused on a read-only mount.
-    Change,
-    /// Concerns the kernel's own bookkeeping only.
-    Control,
-}
-
 macro_rules! operations {
-    ($($variant:ident $name:literal $class:ident;)*) => {
+    ($($variant:ident $name:literal;)*) => {
         /// A FUSE operation.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -31,52 +20,49 @@ macro_rules! operations {
             pub const fn name(self) -> &'static str {
                 match self { $(Op::$variant => $name,)* }
             }
-
-            /// What it does to the tree.
-            #[must_use]
-            pub const fn class(self) -> Class {
-                match self { $(Op::$variant => Class::$class,)* }
-            }
         }
     };
 }
 
 operations! {
-    Lookup "lookup" Read;
-    Forget "forget" Control;
-    BatchForget "batch_forget" Control;
-    Getattr "getattr" Read;
-    Setattr "setattr" Change;
-    Access "access" Read;
-    Readlink "readlink" Read;
-    Symlink "symlink" Change;
-    Link "link" Change;
-    Mknod "mknod" Change;
-    Mkdir "mkdir" Change;
-    Unlink "unlink" Change;
-    Rmdir "rmdir" Change;
-    Rename "rename" Change;
-    Open "open" Read;
-    Create "create" Change;
-    Read "read" Read;
-    Write "write" Change;
-    Flush "flush" Control;
-    Release "release" Control;
-    Fsync "fsync" Read;
-    Opendir "opendir" Read;
-    Readdir "readdir" Read;
-    Readdirplus "readdirplus" Read;
-    Releasedir "releasedir" Control;
-    Fsyncdir "fsyncdir" Read;
-    Statfs "statfs" Read;
-    Getxattr "getxattr" Read;
-    Listxattr "listxattr" Read;
-    Setxattr "setxattr" Change;
-    Removexattr "removexattr" Change;
-    Fallocate "fallocate" Change;
-    Lseek "lseek" Read;
-    CopyFileRange "copy_file_range" Change;
-    Ioctl "ioctl" Read;
+    Lookup "lookup";
+    Forget "forget";
+    BatchForget "batch_forget";
+    Getattr "getattr";
+    Setattr "setattr";
+    Access "access";
+    Readlink "readlink";
+    Symlink "symlink";
+    Link "link";
+    Mknod "mknod";
+    Mkdir "mkdir";
+    Unlink "unlink";
+    Rmdir "rmdir";
+    Rename "rename";
+    Open "open";
+    Create "create";
+    Read "read";
+    Write "write";
+    Flush "flush";
+    Release "release";
+    Fsync "fsync";
+    Opendir "opendir";
+    Readdir "readdir";
+    Readdirplus "readdirplus";
+    Releasedir "releasedir";
+    Fsyncdir "fsyncdir";
+    Statfs "statfs";
+    Getxattr "getxattr";
+    Listxattr "listxattr";
+    Setxattr "setxattr";
+    Removexattr "removexattr";
+    Fallocate "fallocate";
+    Lseek "lseek";
+    CopyFileRange "copy_file_range";
+    Ioctl "ioctl";
+    Getlk "getlk";
+    Setlk "setlk";
+    Setlkw "setlkw";
 }
 
 impl fmt::Display for Op {

@@ -186,6 +186,19 @@ pub(crate) fn mount_at_once(
             None => write!(data, "{comma}{key}"),
         };
     }
+    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
+    let (source, fs_type): (&OsStr, &OsStr) = (&label.source, &label.fs_type);
+    rustix::mount::mount(
+        source.as_bytes(),
+        ProcPath::of(target).as_c_str(),
+        fs_type.as_bytes(),
+        flags(options),
+        data.as_c_str(),
+    )
+}
+
+/// The flags of mount(2) for `options`.
+fn flags(options: &MountOptions) -> MountFlags {
     let wanted = [
         (MountFlags::RDONLY, options.read_only),
         (MountFlags::NOSUID, options.nosuid),
@@ -195,20 +208,16 @@ pub(crate) fn mount_at_once(
         (MountFlags::SYNCHRONOUS, options.sync),
         (MountFlags::DIRSYNC, options.dirsync),
     ];
-    let flags: MountFlags = wanted
+    wanted
         .iter()
         .filter(|(_, wanted)| *wanted)
         .map(|(flag, _)| *flag)
-        .collect();
-    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
-    let (source, fs_type): (&OsStr, &OsStr) = (&label.source, &label.fs_type);
-    rustix::mount::mount(
-        source.as_bytes(),
-        ProcPath::of(target).as_c_str(),
-        fs_type.as_bytes(),
-        flags,
-        data.as_c_str(),
-    )
+        .collect()
+}
+
+/// Gives the mount that `root` is the root of the flags in `options`.
+pub(crate) fn remount(root: BorrowedFd<'_>, options: &MountOptions) -> Result<(), Errno> {
+    rustix::mount::mount_remount(ProcPath::of(root).as_c_str(), flags(options), c"")
 }
 
 /// Detaches the mount that `root` is the root of, whatever its path is by now.

@@ -18,7 +18,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{Caching, Limit, LogFormat, Logging, MountOptions, TreeOptions};
+use crate::config::{Caching, Limit, LogFormat, Logging, MountOptions, Task, TreeOptions};
 use crate::sys::features;
 
 /// A directory to mount on, with everything mounted below it taken away at the end.
@@ -43,6 +43,7 @@ impl Place {
 
     fn config(&self) -> Config {
         Config {
+            task: Task::Serve,
             source: "/the source\n#\\040".into(),
             target: self.mnt(),
             foreground: true,

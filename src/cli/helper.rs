@@ -81,6 +81,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Fai
         options: subtype.into_iter().chain(helper.options).collect(),
         read_only: false,
         one_file_system: false,
+        forward_locks: false,
         mkdir: false,
         replace_stale: false,
         foreground: false,

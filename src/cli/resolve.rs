@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::config::{Config, MountOptions, TreeOptions};
+use crate::config::{Config, MountOptions, Task, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 use crate::options::Options;
 use crate::sys::fs::restrictions_at;
@@ -75,8 +75,17 @@ impl Cli {
         let logging = self.logging();
         let defaults = || Options::defaults(environment.privileged);
         // What is wrong with the words is said before SRC is looked at, which may change what they add to.
-        self.listed(defaults())?;
-        let source = source(&self.source)?;
+        let words = self.listed(defaults())?;
+        let task = match (self.fake, words.remount) {
+            (true, _) => Task::Check,
+            (false, true) => Task::Remount,
+            (false, false) => Task::Serve,
+        };
+        let source = match task {
+            // It may have gone, or be what the mount table shows in its place.
+            Task::Remount => self.source.clone(),
+            Task::Serve | Task::Check => source(&self.source)?,
+        };
         let mut options = self.listed(Options {
             mount: as_strict_as(&source, defaults().mount),
             ..defaults()
@@ -92,6 +101,7 @@ impl Cli {
             return Err(Failure::new(ExitCode::Usage, text));
         }
         Ok(Config {
+            task,
             source,
             target: target(&self.target)?,
             foreground: self.foreground || self.debug,
@@ -105,6 +115,7 @@ impl Cli {
             caching: options.caching,
             tree: TreeOptions {
                 one_file_system: self.one_file_system || options.tree.one_file_system,
+                forward_locks: self.forward_locks || options.tree.forward_locks,
             },
             drain_timeout: self.drain_timeout.unwrap_or(options.drain_timeout),
             lazy_timeout: self.lazy_timeout.unwrap_or(options.lazy_timeout),

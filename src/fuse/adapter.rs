@@ -10,23 +10,26 @@ use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
     PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::convert::{caller, decode_device, kind, node, set_time};
+use super::convert::{LockRequest, caller, decode_device, kind, node, set_time};
+use super::lock::Forward;
 use super::reply::Found;
-use super::serve::Service;
+use super::serve::{Respond, Service, Step};
+use super::workers::Workers;
 use super::{Options, convert};
 use crate::config::Caching;
-use crate::error::Errno as CoreErrno;
-use crate::loopback::Loopback;
+use crate::error::{Errno as CoreErrno, Result};
 use crate::loopback::attr::Changes;
 use crate::loopback::create::NewName;
 use crate::loopback::dir::Room;
 use crate::loopback::ioctl::Ioctl;
+use crate::loopback::lock::Range;
 use crate::loopback::lookup::Entry;
-use crate::op::{Class, Op};
+use crate::loopback::{Caller, Loopback};
+use crate::op::Op;
 use crate::sync::{Arc, Mutex, lock};
 use crate::sys::fs::{FileType, WriteMode, open_flags};
 
@@ -41,7 +44,11 @@ const MAX_BACKGROUND: u16 = 64;
 #[derive(Debug)]
 pub(super) struct Adapter {
     tree: Arc<Loopback>,
-    service: Service,
+    service: Arc<Service>,
+    /// Where locks go, unless the kernel keeps them to itself.
+    forward: Option<Arc<Forward>>,
+    /// For what may take long.
+    slow: Arc<Workers>,
     caching: Caching,
     kernel_checks: bool,
     negotiated: Arc<Mutex<String>>,
@@ -51,6 +58,7 @@ impl Adapter {
     pub(super) fn new(
         tree: Arc<Loopback>,
         service: Service,
+        forward: Option<Arc<Forward>>,
         options: &Options,
         negotiated: Arc<Mutex<String>>,
     ) -> Self {
@@ -61,11 +69,47 @@ impl Adapter {
         } = *options;
         Self {
             tree,
-            service,
+            service: Arc::new(service),
+            forward,
+            slow: Arc::new(Workers::new("loopfs-slow")),
             caching,
             kernel_checks,
             negotiated,
         }
+    }
+
+    /// Serves what may take long on a thread of its own, so that the event loops go on serving others:
+    /// some writing out of data, some copying of much, or a wait for whoever has a lease on a file.
+    fn serve_slowly<R>(
+        &self,
+        caller: Caller,
+        op: Op,
+        reply: R,
+        work: impl FnOnce(&Loopback) -> Result<R::Ok> + Send + 'static,
+    ) where
+        R: Respond + Send + 'static,
+    {
+        self.serve_maybe_slowly(caller, op, reply, || Ok(Step::Left(())), work);
+    }
+
+    /// The same where trying comes first, by `at_once`, and may leave nothing to do.
+    fn serve_maybe_slowly<R>(
+        &self,
+        caller: Caller,
+        op: Op,
+        reply: R,
+        at_once: impl FnOnce() -> Result<Step<R::Ok, ()>>,
+        work: impl FnOnce(&Loopback) -> Result<R::Ok> + Send + 'static,
+    ) where
+        R: Respond + Send + 'static,
+    {
+        self.service
+            .serve_or_owe(caller, op, reply, at_once, |owed, ()| {
+                let tree = Arc::clone(&self.tree);
+                // Without a thread it is done here and now: late for others, but done.
+                self.slow
+                    .hand(Box::new(move |_| owed.answer(|| work(&tree))));
+            });
     }
 
     fn found(&self, entry: Entry) -> Found {
@@ -81,6 +125,7 @@ impl Adapter {
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             InitFlags::FUSE_DONT_MASK, // SRC applies umask or default ACL: loopback/create.rs
+            InitFlags::FUSE_EXPORT_SUPPORT, // LOOKUP of "." and "..": loopback/export.rs
             InitFlags::FUSE_HAS_IOCTL_DIR,
             InitFlags::FUSE_PARALLEL_DIROPS,
         ];
@@ -92,6 +137,9 @@ impl Adapter {
                 InitFlags::FUSE_READDIRPLUS_AUTO,
             ]);
             wanted.push(InitFlags::FUSE_POSIX_ACL);
+        }
+        if self.forward.is_some() {
+            wanted.extend([InitFlags::FUSE_POSIX_LOCKS, InitFlags::FUSE_FLOCK_LOCKS]);
         }
         wanted
     }
@@ -123,6 +171,13 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
+    /// Called when every event loop has ended.
+    fn destroy(&mut self) {
+        if let Some(forward) = &self.forward {
+            forward.end();
+        }
+    }
+
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.service.serve(caller(req), Op::Lookup, reply, |_, _| {
             match self.tree.lookup(node(parent), name) {
@@ -142,9 +197,10 @@ impl Filesystem for Adapter {
             .serve_silently(Op::Forget, || self.tree.forget(node(ino), nlookup));
     }
 
-    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         self.service.serve(caller(req), Op::Getattr, reply, |_, _| {
-            Ok((self.tree.getattr(node(ino))?, self.caching))
+            let attr = self.tree.getattr(node(ino), fh.map(|fh| fh.0))?;
+            Ok((attr, self.caching))
         });
     }
 
@@ -175,13 +231,19 @@ impl Filesystem for Adapter {
             atime,
             mtime,
         };
-        self.service
-            .serve(caller(req), Op::Setattr, reply, |caller, _| {
-                let attr = self
-                    .tree
-                    .setattr(*caller, node(ino), &changes, fh.map(|fh| fh.0))?;
-                Ok((attr, self.caching))
-            });
+        let (caller, node, handle, caching) =
+            (caller(req), node(ino), fh.map(|fh| fh.0), self.caching);
+        let change = move |tree: &Loopback| {
+            let attr = tree.setattr(caller, node, &changes, handle)?;
+            Ok((attr, caching))
+        };
+        // Truncating by name waits for whoever has a lease on the file.
+        if size.is_some() && handle.is_none() {
+            self.serve_slowly(caller, Op::Setattr, reply, change);
+        } else {
+            self.service
+                .serve(caller, Op::Setattr, reply, |_, _| change(&self.tree));
+        }
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -301,8 +363,16 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.service.serve(caller(req), Op::Open, reply, |_, _| {
-            self.tree.open_file(node(ino), flags.0)
+        let (node, flags) = (node(ino), flags.0);
+        let open = move |tree: &Loopback, flags| tree.open_file(node, flags);
+        let at_once = || match open(&self.tree, open_flags::without_waiting(flags)) {
+            Err(error) if error.errno() == CoreErrno::WOULDBLOCK && open_flags::waits(flags) => {
+                Ok(Step::Left(()))
+            }
+            result => result.map(Step::Done),
+        };
+        self.serve_maybe_slowly(caller(req), Op::Open, reply, at_once, move |tree| {
+            open(tree, flags)
         });
     }
 
@@ -376,28 +446,93 @@ impl Filesystem for Adapter {
     fn flush(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
-        _lock_owner: LockOwner,
+        lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.service
-            .serve(caller(req), Op::Flush, reply, |_, _| self.tree.flush(fh.0));
+        self.service.serve(caller(req), Op::Flush, reply, |_, _| {
+            let result = self.tree.flush(fh.0);
+            if let Some(forward) = &self.forward {
+                forward.closed(node(ino), fh.0, lock_owner.0);
+            }
+            result
+        });
     }
 
     fn release(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        _lock_owner: Option<LockOwner>, // the handle tells as much
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         self.service.serve(caller(req), Op::Release, reply, |_, _| {
-            self.tree.release(fh.0)
+            let result = self.tree.release(fh.0);
+            if let Some(forward) = &self.forward {
+                forward.released(node(ino), fh.0);
+            }
+            result
         });
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let Some(forward) = &self.forward else {
+            return reply.error(Errno::ENOSYS); // never asked for
+        };
+        let request = LockRequest {
+            request: req,
+            ino,
+            handle: fh,
+            owner: lock_owner,
+            range: Range { start, end },
+            kind: typ,
+            process: pid,
+        };
+        self.service
+            .serve(caller(req), Op::Getlk, reply, |_, _| forward.test(&request));
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let Some(forward) = &self.forward else {
+            return reply.error(Errno::ENOSYS); // never asked for
+        };
+        let request = LockRequest {
+            request: req,
+            ino,
+            handle: fh,
+            owner: lock_owner,
+            range: Range { start, end },
+            kind: typ,
+            process: pid,
+        };
+        forward.set(&self.service, caller(req), &request, sleep, reply);
     }
 
     fn fsync(
@@ -408,14 +543,14 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.service.serve(caller(req), Op::Fsync, reply, |_, _| {
-            self.tree.fsync(fh.0, datasync)
+        self.serve_slowly(caller(req), Op::Fsync, reply, move |tree| {
+            tree.fsync(fh.0, datasync)
         });
     }
 
-    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.service.serve(caller(req), Op::Opendir, reply, |_, _| {
-            self.tree.opendir(node(ino))
+            self.tree.opendir(node(ino), flags.0)
         });
     }
 
@@ -482,10 +617,9 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.service
-            .serve(caller(req), Op::Fsyncdir, reply, |_, _| {
-                self.tree.fsyncdir(fh.0, datasync)
-            });
+        self.serve_slowly(caller(req), Op::Fsyncdir, reply, move |tree| {
+            tree.fsyncdir(fh.0, datasync)
+        });
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
@@ -580,11 +714,11 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags, // none is defined
         reply: ReplyWrite,
     ) {
-        self.service
-            .serve(caller(req), Op::CopyFileRange, reply, |caller, _| {
-                let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
-                self.tree.copy_range(*caller, from, to, len)
-            });
+        let caller = caller(req);
+        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+        self.serve_slowly(caller, Op::CopyFileRange, reply, move |tree| {
+            tree.copy_range(caller, from, to, len)
+        });
     }
 
     fn ioctl(
@@ -601,11 +735,6 @@ impl Filesystem for Adapter {
         self.service
             .serve(caller(req), Op::Ioctl, reply, |caller, _| {
                 let ioctl = Ioctl::new(cmd)?;
-                self.service.check_class(if ioctl.changes() {
-                    Class::Change
-                } else {
-                    Class::Read
-                })?;
                 let is_dir = flags.contains(IoctlFlags::FUSE_IOCTL_DIR);
                 let answer = self.tree.ioctl(*caller, fh.0, is_dir, ioctl, in_data);
                 answer.map(|data| fitted(data, out_size))

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, INodeNo, TimeOrNow};
+use fuser::{FileAttr, FileHandle, INodeNo, LockOwner, TimeOrNow};
 
 use crate::loopback::Caller;
 use crate::loopback::attr::{Attr, SetTime, Time};
 use crate::loopback::inode::NodeNo;
+use crate::loopback::lock::{Asked, Kind, Range};
 use crate::sys::fs::FileType;
+use crate::sys::memory::OwnMemory;
 
 /// Who asks.
 pub(super) fn caller(request: &fuser::Request) -> Caller {
@@ -16,6 +18,81 @@ pub(super) fn caller(request: &fuser::Request) -> Caller {
         gid: request.gid(),
         pid: request.pid(),
     }
+}
+
+/// A request for a lock, as fuser hands it on.
+#[derive(Debug)]
+pub(super) struct LockRequest<'a> {
+    pub request: &'a fuser::Request,
+    pub ino: INodeNo,
+    pub handle: FileHandle,
+    pub owner: LockOwner,
+    pub range: Range,
+    /// `F_RDLCK` or one of its like.
+    pub kind: i32,
+    /// The process that asks.
+    pub process: u32,
+}
+
+impl LockRequest<'_> {
+    /// What it asks for.
+    pub(super) fn asked(&self, kind: Kind) -> Asked {
+        Asked {
+            node: node(self.ino),
+            handle: self.handle.0,
+            owner: self.owner.0,
+            process: self.process,
+            kind,
+            range: self.range,
+        }
+    }
+
+    /// The beginning of `struct fuse_lk_in` (linux/fuse.h), up to the flags.
+    fn arguments(&self) -> [u8; LOCK_FLAGS] {
+        let mut bytes = [0; LOCK_FLAGS];
+        let words = [
+            self.handle.0,
+            self.owner.0,
+            self.range.start,
+            self.range.end,
+        ];
+        let halves = [self.kind.cast_unsigned(), self.process];
+        let words = words.into_iter().flat_map(u64::to_ne_bytes);
+        let halves = halves.into_iter().flat_map(u32::to_ne_bytes);
+        for (byte, value) in bytes.iter_mut().zip(words.chain(halves)) {
+            *byte = value;
+        }
+        bytes
+    }
+}
+
+/// Where `lk_flags` is in `struct fuse_lk_in`.
+const LOCK_FLAGS: usize = 40;
+/// `FUSE_LK_FLOCK`: flock(2), not fcntl(2).
+const LK_FLOCK: u32 = 1;
+/// A `Request` is the `struct fuse_in_header` that it is read from.
+const _: () = assert!(size_of::<fuser::Request>() == 40);
+
+/// Which kind of lock it is, which fuser 0.18.0 knows and does not tell. The message that it has read
+/// lies in memory where the request does, with the arguments behind the header. They are read as bytes
+/// of this process, not through a reference that is for the header only; and unless everything else in
+/// them is what fuser says, they are something else, and nothing is known.
+pub(super) fn lock_kind(memory: &OwnMemory, request: &LockRequest<'_>) -> Option<Kind> {
+    let address = std::ptr::from_ref(request.request).addr();
+    let mut bytes = [0; LOCK_FLAGS + 4];
+    memory
+        .read(address + size_of::<fuser::Request>(), &mut bytes)
+        .ok()?;
+    let (arguments, flags) = bytes.split_at(LOCK_FLAGS);
+    if arguments != request.arguments() {
+        return None;
+    }
+    let flags = u32::from_ne_bytes(flags.try_into().ok()?);
+    Some(if flags & LK_FLOCK == 0 {
+        Kind::Record
+    } else {
+        Kind::Flock
+    })
 }
 
 /// A node number.

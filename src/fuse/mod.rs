@@ -2,12 +2,19 @@
 //!
 //! In reading order: [`serve`] (what happens around every operation, once), [`adapter`] (one short
 //! method an operation), [`reply`] (a value into fuser's reply), [`convert`] (our types and
-//! fuser's). fuser's own mounting and unmounting are never used: `attach` does that, exactly.
+//! fuser's), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
+//! ([`waiters`]), [`prune`] (asking the kernel to forget), [`lack`] (too few descriptors, told). fuser's
+//! own mounting and unmounting are never used: `attach` does that, exactly.
 
 mod adapter;
 mod convert;
+mod lack;
+mod lock;
+mod prune;
 mod reply;
 mod serve;
+mod waiters;
+mod workers;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -21,21 +28,24 @@ use crate::observe::faults::Faults;
 use crate::sync::Arc;
 
 use adapter::Adapter;
+use lock::Forward;
+use prune::Pruner;
 use serve::Service;
 
 /// How a tree is to be served.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // they have nothing to do with each other
 pub struct Options {
     /// Number of event loops.
     pub threads: NonZeroUsize,
     /// What the kernel may remember, and for how long.
     pub caching: Caching,
-    /// Nothing may be changed.
-    pub read_only: bool,
     /// The kernel checks permissions, POSIX ACLs included.
     pub kernel_checks: bool,
     /// Root and the mount's owner only (`allow_root`): the kernel has no such mode, fuser has.
     pub root_and_owner_only: bool,
+    /// Locks taken through the mount are taken in the tree too.
+    pub forward_locks: bool,
     /// Operations that are to fail, for tests.
     pub faults: Faults,
 }
@@ -44,6 +54,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Server {
     session: fuser::Session<Adapter>,
+    pruner: Pruner,
     negotiated: String,
 }
 
@@ -75,13 +86,23 @@ impl Server {
         #[allow(clippy::field_reassign_with_default)]
         let mut config = fuser::Config::default();
         config.n_threads = Some(options.threads.get());
-        let service = Service::new(gate, counters, options.faults.clone(), options.read_only);
+        let forward = options
+            .forward_locks
+            .then(|| Forward::new(&tree, &gate).map(Arc::new))
+            .transpose()?;
+        let service = Service::new(gate, counters, options.faults.clone());
+        let pruner = Pruner::new(&tree, &device)?;
         let negotiated = Arc::default();
-        let adapter = Adapter::new(tree, service, options, Arc::clone(&negotiated));
+        let log = Arc::clone(&negotiated);
+        let adapter = Adapter::new(tree, service, forward.clone(), options, log);
         let session = fuser::Session::from_fd(adapter, device, acl, config)?;
+        if let Some(forward) = forward {
+            forward.connected(session.notifier());
+        }
         let negotiated = crate::sync::lock(&negotiated).clone();
         Ok(Self {
             session,
+            pruner,
             negotiated,
         })
     }
@@ -115,8 +136,11 @@ impl Server {
     /// }
     /// ```
     pub fn run(self) -> Ended {
-        Ended {
-            result: self.session.run(),
+        let pruning = self.pruner.start();
+        let result = self.session.run();
+        if let Some(pruning) = pruning {
+            pruning.end();
         }
+        Ended { result }
     }
 }

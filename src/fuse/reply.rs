@@ -1,9 +1,11 @@
 //! [`Respond`] for fuser's reply types: how a value of ours becomes an answer.
 
+use std::time::Duration;
+
 use fuser::{
     Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
 use super::convert;
@@ -11,9 +13,12 @@ use super::serve::Respond;
 use crate::config::Caching;
 use crate::loopback::attr::Attr;
 use crate::loopback::create::Created;
+use crate::loopback::inode::NodeNo;
+use crate::loopback::lock::{Held, Range};
 use crate::loopback::lookup::Entry;
 use crate::loopback::table::LookupRef;
 use crate::sys::fs::StatVfs;
+use crate::sys::lock::number_of;
 use crate::sys::xattr::Answer;
 
 /// A name's entry, or that there is none and the kernel may remember so.
@@ -40,6 +45,14 @@ respond!(ReplyWrite, u32, |reply, count| reply.written(count));
 respond!(ReplyLseek, i64, |reply, offset| reply.offset(offset));
 respond!(ReplyIoctl, Vec<u8>, |reply, data| reply.ioctl(0, &data));
 respond!(ReplyDirectory, (), |reply, ()| reply.ok());
+respond!(ReplyLock, Option<Held>, |reply, held| match held {
+    Some(held) => {
+        let Range { start, end } = held.range;
+        let process = held.process.unwrap_or(0);
+        reply.locked(start, end, number_of(Some(held.access)), process);
+    }
+    None => reply.locked(0, 0, number_of(None), 0),
+});
 respond!(ReplyAttr, (Attr, Caching), |reply, (attr, caching)| {
     reply.attr(&caching.attr, &convert::attr(&attr));
 });
@@ -57,8 +70,15 @@ respond!(
         Some(Entry { lookup, attr }) => {
             let attr = convert::attr(&attr);
             let generation = Generation(lookup.inode().generation());
+            // The root is found by its node number, which is not its st_ino: the kernel is to ask again.
+            let is_root = lookup.inode().number() == NodeNo::ROOT;
+            let ttl = if is_root {
+                Duration::ZERO
+            } else {
+                caching.attr
+            };
             lookup.into_kernel();
-            reply.entry_with_ttls(&caching.attr, &caching.entry, &attr, generation);
+            reply.entry_with_ttls(&ttl, &caching.entry, &attr, generation);
         }
         None => reply.entry(&caching.negative, &convert::no_entry(), Generation(0)),
     }

@@ -1,15 +1,17 @@
-//! What happens around every operation, written once: the gate, faults for tests, the read-only
-//! rule, the panic guard, counting, tracing and the reply.
+//! What happens around every operation, written once: the gate, faults for tests, the panic
+//! guard, counting, tracing and the reply. Also for a reply that another thread sends later ([`Owed`]).
+//! That a read-only mount is not changed is the kernel's to see to, which a remount tells.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::lack::Lack;
 use crate::error::{Errno, Error, Result};
-use crate::lifecycle::gate::Gate;
+use crate::lifecycle::gate::{Gate, OwnedPass};
 use crate::loopback::Caller;
 use crate::observe::faults::{Fault, Faults};
 use crate::observe::{Counters, Outcome};
-use crate::op::{Class, Op};
+use crate::op::Op;
 use crate::sync::Arc;
 
 /// A reply that is still owed. Dropping it unanswered answers EIO: fuser's replies do that, and it
@@ -23,29 +25,70 @@ pub(super) trait Respond: Sized {
     fn err(self, errno: i32);
 }
 
+/// How far an operation came that may have to wait.
+pub(super) enum Step<T, W> {
+    /// To its end, with this answer.
+    Done(T),
+    /// This is left to do, on another thread.
+    Left(W),
+}
+
+/// A reply that is owed, in flight until it is sent, from whatever thread. Dropping it answers EIO.
+pub(super) struct Owed<R> {
+    // The order of the fields is that of their dropping: in flight until answered.
+    reply: R,
+    pass: OwnedPass,
+    caller: Caller,
+    op: Op,
+    service: Arc<Service>,
+}
+
+impl<R: Respond> Owed<R> {
+    /// Does the rest of the work and answers, with the same guard against panics as on an event loop.
+    pub(super) fn answer(self, f: impl FnOnce() -> Result<R::Ok>) {
+        let (service, op) = (Arc::clone(&self.service), self.op);
+        service.guarded(op, || {
+            let result = f();
+            self.send(result);
+        });
+    }
+
+    /// Answers with an error, from wherever.
+    pub(super) fn refuse(self, error: Error) {
+        self.send(Err(error));
+    }
+
+    fn send(self, result: Result<R::Ok>) {
+        let Self {
+            reply,
+            pass,
+            caller,
+            op,
+            service,
+        } = self;
+        service.answer(caller, op, reply, result);
+        drop(pass);
+    }
+}
+
 /// What every operation goes through.
 #[derive(Debug)]
 pub(super) struct Service {
     gate: Arc<Gate>,
     counters: Arc<Counters>,
     faults: Faults,
-    read_only: bool,
+    lack: Lack,
 }
 
 impl Service {
     /// A service over the gate that shutdown closes.
     #[must_use]
-    pub(super) fn new(
-        gate: Arc<Gate>,
-        counters: Arc<Counters>,
-        faults: Faults,
-        read_only: bool,
-    ) -> Self {
+    pub(super) fn new(gate: Arc<Gate>, counters: Arc<Counters>, faults: Faults) -> Self {
         Self {
             gate,
             counters,
             faults,
-            read_only,
+            lack: Lack::default(),
         }
     }
 
@@ -64,23 +107,58 @@ impl Service {
         let Some(_pass) = self.gate.enter() else {
             return reply.err(Error::CLOSING.code());
         };
-        let crash = self.faults.get(op) == Some(Fault::Crash);
-        assert!(!crash, "a crash that was asked for");
+        self.crash_if_asked(op);
         self.guarded(op, || {
             let result = self.admit(op).and_then(|()| f(&caller, &mut reply));
-            match result {
-                Ok(value) => {
-                    self.counters.count(op, Outcome::Served);
-                    log::trace!("{op} for uid {} pid {}: done", caller.uid, caller.pid);
-                    reply.ok(value);
-                }
-                Err(error) => {
-                    self.counters.count(op, Outcome::Failed);
-                    log::trace!("{op} for uid {} pid {}: {error}", caller.uid, caller.pid);
-                    reply.err(error.code());
-                }
+            self.answer(caller, op, reply, result);
+        });
+    }
+
+    /// Serves a request that may have to wait, which no event loop does. `f` does what can be done at
+    /// once; if something is left to do, the reply stays owed, and `hand_on` gets both: to answer it on
+    /// another thread.
+    pub(super) fn serve_or_owe<R: Respond, W>(
+        self: &Arc<Self>,
+        caller: Caller,
+        op: Op,
+        reply: R,
+        f: impl FnOnce() -> Result<Step<R::Ok, W>>,
+        hand_on: impl FnOnce(Owed<R>, W),
+    ) {
+        let Some(pass) = self.gate.enter_owned() else {
+            return reply.err(Error::CLOSING.code());
+        };
+        self.crash_if_asked(op);
+        self.guarded(op, || {
+            let owed = Owed {
+                reply,
+                caller,
+                op,
+                service: Arc::clone(self),
+                pass,
+            };
+            match self.admit(op).and_then(|()| f()) {
+                Ok(Step::Done(value)) => owed.send(Ok(value)),
+                Ok(Step::Left(work)) => hand_on(owed, work),
+                Err(error) => owed.refuse(error),
             }
         });
+    }
+
+    fn answer<R: Respond>(&self, caller: Caller, op: Op, reply: R, result: Result<R::Ok>) {
+        match result {
+            Ok(value) => {
+                self.counters.count(op, Outcome::Served);
+                log::trace!("{op} for uid {} pid {}: done", caller.uid, caller.pid);
+                reply.ok(value);
+            }
+            Err(error) => {
+                self.counters.count(op, Outcome::Failed);
+                log::trace!("{op} for uid {} pid {}: {error}", caller.uid, caller.pid);
+                self.lack.tell(op, error);
+                reply.err(error.code());
+            }
+        }
     }
 
     /// Serves a request that has no reply (FORGET), even when the gate is closed: it only gives
@@ -92,18 +170,12 @@ impl Service {
         });
     }
 
-    /// Refuses a change of a read-only mount. The kernel does so too; an operation whose class
-    /// only its arguments tell asks here.
-    pub(super) fn check_class(&self, class: Class) -> Result<()> {
-        if self.read_only && class == Class::Change {
-            Err(Error::READ_ONLY)
-        } else {
-            Ok(())
-        }
+    fn crash_if_asked(&self, op: Op) {
+        let crash = self.faults.get(op) == Some(Fault::Crash);
+        assert!(!crash, "a crash that was asked for");
     }
 
     fn admit(&self, op: Op) -> Result<()> {
-        self.check_class(op.class())?;
         match self.faults.get(op) {
             None | Some(Fault::Crash) => Ok(()),
             Some(Fault::Errno(errno)) => Err(Error::new(
@@ -217,19 +289,14 @@ mod tests {
         pid: 1,
     };
 
-    fn service(faults: &str, read_only: bool) -> Service {
+    fn service(faults: &str) -> Service {
         let faults = Faults::parse(faults).unwrap();
-        Service::new(
-            Arc::new(Gate::new()),
-            Arc::new(Counters::new()),
-            faults,
-            read_only,
-        )
+        Service::new(Arc::new(Gate::new()), Arc::new(Counters::new()), faults)
     }
 
     #[test]
     fn a_value_and_an_errno_reach_the_reply() {
-        let (service, log) = (service("", false), Rc::default());
+        let (service, log) = (service(""), Rc::default());
         service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Ok(7));
         service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Err(Error::STALE));
         assert_eq!(*log.borrow(), [Ok(7), Err(Errno::STALE.raw_os_error())]);
@@ -238,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_answered_with_eio_counted_and_survived() {
-        let (service, log) = (service("", false), Rc::default());
+        let (service, log) = (service(""), Rc::default());
         service.serve(CALLER, Op::Read, Note::new(&log), |_, _| panic!("a bug"));
         service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Ok(1));
         assert_eq!(*log.borrow(), [Err(libc_eio()), Ok(1)]);
@@ -249,25 +316,62 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_gate_and_a_read_only_mount_refuse_before_anything_is_done() {
-        let (service, log) = (service("", true), Rc::default());
-        service.serve(CALLER, Op::Unlink, Note::new(&log), |_, _| {
-            panic!("not to be called")
-        });
+    fn a_closed_gate_refuses_before_anything_is_done() {
+        let (service, log) = (service(""), Rc::default());
         service.gate.close();
         service.serve(CALLER, Op::Read, Note::new(&log), |_, _| {
             panic!("not to be called")
         });
-        assert_eq!(
-            *log.borrow(),
-            [Err(Error::READ_ONLY.code()), Err(Error::CLOSING.code())]
-        );
+        assert_eq!(*log.borrow(), [Err(Error::CLOSING.code())]);
         assert_eq!(service.counters.total(Outcome::Panicked), 0);
     }
 
     #[test]
+    fn what_is_owed_is_in_flight_until_it_is_answered() {
+        let (service, log) = (Arc::new(service("")), Rc::default());
+        let owed = RefCell::new(Vec::new());
+        let serve = |step: Result<Step<u32, &'static str>>| {
+            let reply = Note::new(&log);
+            service.serve_or_owe(
+                CALLER,
+                Op::Setlkw,
+                reply,
+                || step,
+                |reply, work| owed.borrow_mut().push((reply, work)),
+            );
+        };
+        serve(Ok(Step::Done(1)));
+        serve(Err(Error::STALE));
+        assert_eq!(service.gate.in_flight(), 0);
+        serve(Ok(Step::Left("answered")));
+        serve(Ok(Step::Left("panics")));
+        serve(Ok(Step::Left("dropped")));
+        assert_eq!(service.gate.in_flight(), 3);
+        service.gate.close();
+        serve(Ok(Step::Done(2)));
+        for (reply, work) in owed.take() {
+            match work {
+                "answered" => reply.answer(|| Ok(7)),
+                "panics" => reply.answer(|| panic!("a bug")),
+                _ => drop(reply),
+            }
+        }
+        assert_eq!(service.gate.in_flight(), 0);
+        let expected = [
+            Ok(1),
+            Err(Error::STALE.code()),
+            Err(Error::CLOSING.code()),
+            Ok(7),
+            Err(libc_eio()),
+            Err(libc_eio()),
+        ];
+        assert_eq!(*log.borrow(), expected);
+        assert_eq!(service.counters.get(Op::Setlkw, Outcome::Panicked), 1);
+    }
+
+    #[test]
     fn faults_come_when_asked_for() {
-        let (service, log) = (service("read=panic,write=28", false), Rc::default());
+        let (service, log) = (service("read=panic,write=28"), Rc::default());
         service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Ok(1));
         service.serve(CALLER, Op::Write, Note::new(&log), |_, _| Ok(1));
         assert_eq!(*log.borrow(), [Err(libc_eio()), Err(28)]);

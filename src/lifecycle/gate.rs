@@ -7,7 +7,7 @@
 //! A request costs two read-modify-write operations on one word, and nothing else as long as nobody
 //! waits. The word holds the number of passes and two flags. The count can't go below zero: the
 //! only thing that decrements it is the drop of a [`Pass`], which only [`Gate::enter`] makes and
-//! which can't be copied.
+//! which can't be copied; an [`OwnedPass`] is one that may go to another thread.
 //!
 //! Rejected: a compare-and-swap loop in `enter`, which retries under contention where an addition
 //! never does; a `Mutex<usize>`, which would put every request of every worker behind one lock.
@@ -15,7 +15,7 @@
 use std::time::{Duration, Instant};
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex, PoisonError, lock};
+use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
 
 /// No more passes.
 const CLOSED: usize = 1 << (usize::BITS - 1);
@@ -57,6 +57,15 @@ impl Gate {
         let pass = Pass { gate: self };
         // Turned away, the pass is dropped like any other: that wakes a waiter who saw it.
         (before & CLOSED == 0).then_some(pass)
+    }
+
+    /// The same pass for a request that may be answered by another thread.
+    #[must_use]
+    pub fn enter_owned(self: &Arc<Self>) -> Option<OwnedPass> {
+        let pass = self.enter()?;
+        // The owned one goes down in its place.
+        std::mem::forget(pass);
+        Some(OwnedPass(Arc::clone(self)))
     }
 
     /// Turns away every request from now on. Passes that are out stay good.
@@ -127,6 +136,17 @@ pub struct Pass<'gate> {
     gate: &'gate Gate,
 }
 
+/// One request in flight, wherever it goes, until it is dropped.
+#[derive(Debug)]
+#[must_use = "a request is in flight only as long as its pass is kept"]
+pub struct OwnedPass(Arc<Gate>);
+
+impl Drop for OwnedPass {
+    fn drop(&mut self) {
+        drop(Pass { gate: &self.0 });
+    }
+}
+
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         // Release: what the request did happens before what follows a `wait_idle` that saw it go.
@@ -161,6 +181,19 @@ mod tests {
         drop(two);
         assert!(gate.wait_idle(Duration::ZERO));
         assert_eq!(gate.in_flight(), 0);
+    }
+
+    #[test]
+    fn an_owned_pass_counts_like_any_other_on_whatever_thread_it_ends() {
+        let gate = Arc::new(Gate::new());
+        let pass = gate.enter_owned();
+        assert!(pass.is_some());
+        assert_eq!(gate.in_flight(), 1);
+        gate.close();
+        assert!(gate.enter_owned().is_none());
+        assert_eq!(gate.in_flight(), 1, "who is turned away does not count");
+        thread::spawn(move || drop(pass));
+        assert!(gate.wait_idle(LONG));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Attributes: getattr, setattr, access, statfs.
 
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 
 use super::inode::{Inode, NodeNo};
 use super::{Caller, Loopback};
-use crate::error::{Error, Result, Tried};
+use crate::error::{Errno, Error, Result, Tried};
 use crate::policy;
 use crate::sync::Arc;
 use crate::sys::fs::{self, FileType, StatVfs, Statx, StatxTimestamp, Timespec, Timestamps};
@@ -131,15 +131,29 @@ fn timespec(time: Option<SetTime>) -> Timespec {
     Timespec { tv_sec, tv_nsec }
 }
 
+fn mode_of(object: BorrowedFd<'_>) -> Result<u32> {
+    let stat = fs::stat(object).tried("statx")?;
+    Ok(u32::from(stat.stx_mode))
+}
+
 impl Loopback {
-    /// The attributes of a node.
-    pub fn getattr(&self, node: NodeNo) -> Result<Attr> {
+    /// The attributes of a node; through the file `handle` where the kernel has it open.
+    pub fn getattr(&self, node: NodeNo, handle: Option<u64>) -> Result<Attr> {
+        if let Some(file) = handle.and_then(|handle| self.files.get(handle))
+            && file.inode.number() == node
+        {
+            return self.attr_by(&file.inode, file.file());
+        }
         let inode = self.inode(node)?;
         self.attr_of(&inode)
     }
 
     pub(super) fn attr_of(&self, inode: &Arc<Inode>) -> Result<Attr> {
-        let stat = fs::stat(self.object(inode)?.fd()).tried("statx")?;
+        self.attr_by(inode, self.object(inode)?.fd())
+    }
+
+    fn attr_by(&self, inode: &Inode, object: BorrowedFd<'_>) -> Result<Attr> {
+        let stat = fs::stat(object).tried("statx")?;
         // The root's node number is FUSE's, its st_ino is still SRC's own.
         let root = inode.number() == NodeNo::ROOT;
         let ino = if root {
@@ -147,7 +161,7 @@ impl Loopback {
         } else {
             inode.number()
         };
-        Ok(Attr::new(ino, &stat))
+        Ok(self.shown(inode.identity(), object, Attr::new(ino, &stat)))
     }
 
     /// Changes attributes; the new ones. `handle` is the open file of an ftruncate(2).
@@ -164,11 +178,20 @@ impl Loopback {
         handle: Option<u64>,
     ) -> Result<Attr> {
         let inode = self.inode(node)?;
-        let as_caller = self.changing_to(caller, &inode, changes)?;
+        let as_caller = self.changing_to(caller, self.object(&inode)?.fd(), changes)?;
+        let mut mode = changes.mode;
         if changes.uid.is_some() || changes.gid.is_some() {
-            fs::set_owner(self.object(&inode)?.fd(), changes.uid, changes.gid).tried("chown")?;
+            let object = self.object(&inode)?;
+            let before = mode.map(|_| mode_of(object.fd())).transpose()?;
+            fs::set_owner(object.fd(), changes.uid, changes.gid).tried("chown")?;
+            // What SRC has just cleared is not to come back with the mode.
+            if let (Some(mode), Some(before)) = (&mut mode, before) {
+                *mode = policy::without_cleared(*mode, before, mode_of(object.fd())?);
+            }
+        } else if *changes == Changes::default() {
+            self.set_nothing(caller, &inode)?;
         }
-        if let Some(mode) = changes.mode {
+        if let Some(mode) = mode {
             fs::set_mode(self.object(&inode)?.fd(), mode).tried("chmod")?;
         }
         if let Some(size) = changes.size {
@@ -185,6 +208,18 @@ impl Loopback {
         self.attr_of(&inode)
     }
 
+    /// What is left of a chown(2) of neither owner nor group, or comes before a first write: FUSE has no
+    /// way to say that it costs a set-group-id bit without group execution. SRC clears that for an owner
+    /// outside the group. Root keeps such bits, and for anybody else nothing is done: if it was a chown it
+    /// was not theirs to do, and if it was a write, SRC clears the bit when it comes.
+    fn set_nothing(&self, caller: Caller, inode: &Arc<Inode>) -> Result<()> {
+        let object = self.object(inode)?;
+        if caller.uid == 0 || fs::stat(object.fd()).tried("statx")?.stx_uid != caller.uid {
+            return Ok(());
+        }
+        fs::set_owner(object.fd(), None, None).tried("chown")
+    }
+
     fn set_size(&self, inode: &Arc<Inode>, size: u64, handle: Option<u64>) -> Result<()> {
         if i64::try_from(size).is_err() {
             return Err(Error::BAD_RANGE);
@@ -192,11 +227,29 @@ impl Loopback {
         if inode.kind() != FileType::RegularFile {
             return Err(Error::WRONG_TYPE);
         }
-        if let Some(handle) = handle {
-            fs::set_size(self.file(handle)?.file(), size).tried("ftruncate")
-        } else {
-            let file = fs::reopen(self.object(inode)?.fd(), fs::WRITE_ONLY).tried("open")?;
-            fs::set_size(file.as_fd(), size).tried("ftruncate")
+        match handle {
+            Some(handle) => fs::set_size(self.file(handle)?.file(), size).tried("ftruncate"),
+            None => Self::set_size_by_name(self.object(inode)?.fd(), size),
+        }
+    }
+
+    /// truncate(2), or the truncation of an open(2) with `O_TRUNC`, which FUSE does not tell apart. The
+    /// latter marks the times of an empty file too, which not every file system does by itself: where a
+    /// file is truncated to nothing that is nothing already, it is the likelier one. Without privilege
+    /// that mark can't be set on a file of somebody else, and is left out.
+    fn set_size_by_name(object: BorrowedFd<'_>, size: u64) -> Result<()> {
+        let was_empty = size == 0 && fs::stat(object).tried("statx")?.stx_size == 0;
+        fs::truncate(object, size).tried("truncate")?;
+        if !was_empty {
+            return Ok(());
+        }
+        let now = Timestamps {
+            last_access: timespec(None),
+            last_modification: timespec(Some(SetTime::Now)),
+        };
+        match fs::set_times(object, &now) {
+            Err(Errno::PERM) => Ok(()),
+            result => result.tried("utimensat"),
         }
     }
 

@@ -1,20 +1,21 @@
 //! What makes new names: create, mkdir, mknod, symlink, link.
 //!
-//! Everything runs as the caller, with the caller's umask, so that owner, group (of a set-group-id
-//! directory, too), mode, default ACL and quota come out as if the caller had done it in SRC itself.
+//! All of it runs as the caller, with the caller's umask, so that owner, group (of a set-group-id
+//! directory, too), mode, default ACL, quota and reserve come out as if the caller had done it in SRC
+//! itself.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
 use super::handle::FileHandle;
-use super::inode::NodeNo;
+use super::inode::{Inode, NodeNo};
 use super::lookup::Entry;
 use super::name::{self, Name};
 use super::{Caller, Loopback};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::sync::Arc;
 use crate::sys::creds::OwnerCheck;
-use crate::sys::fs;
+use crate::sys::fs::{self, open_flags};
 
 /// A file that was created and opened.
 #[derive(Debug)]
@@ -40,6 +41,14 @@ pub struct NewName<'a> {
 }
 
 impl Loopback {
+    /// The directory that something is to be made in: there must be room for the new inode's descriptor,
+    /// because once it is made it would be too late to fail.
+    fn parent_for_new(&self, parent: NodeNo) -> Result<Arc<Inode>> {
+        let parent = self.inode(parent)?;
+        self.descriptors.check_room(&parent)?;
+        Ok(parent)
+    }
+
     /// Creates a regular file and opens it with the data-related part of `flags`.
     ///
     /// The kernel asks for this where it believes that the name is free. If it is not (it was made
@@ -54,22 +63,27 @@ impl Loopback {
         exclusive: bool,
     ) -> Result<Created> {
         let name = Name::new(new.name)?;
-        let parent = self.inode(new.parent)?;
+        let parent = self.parent_for_new(new.parent)?;
+        // A file of the caller's own: who made it may read it without marking its access time.
+        let flags = if self.noatime {
+            open_flags::without_access_time(flags)
+        } else {
+            flags
+        };
         let made = {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
-            fs::create(
-                self.object(&parent)?.fd(),
-                name.as_c_str(),
-                flags,
-                new.mode & 0o7777,
-            )
+            let dir = self.object(&parent)?;
+            let mode = new.mode & 0o7777;
+            let create = || fs::create(dir.fd(), name.as_c_str(), flags, mode);
+            self.descriptors.with_room(create)
         };
         let file = match made {
             Err(Errno::EXIST) if !exclusive => Err(Errno::STALE),
             made => made,
         }
         .tried("creating a file")?;
-        let object = fs::reopen_object(file.as_fd()).tried("open")?;
+        let reopen = || fs::reopen_object(file.as_fd());
+        let object = self.descriptors.with_room(reopen).tried("open")?;
         let entry = self.enter(object)?;
         let handle = self
             .files
@@ -80,7 +94,7 @@ impl Loopback {
     /// Creates a directory.
     pub fn mkdir(&self, caller: Caller, new: NewName<'_>) -> Result<Entry> {
         let name = Name::new(new.name)?;
-        let parent = self.inode(new.parent)?;
+        let parent = self.parent_for_new(new.parent)?;
         {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
             fs::make_dir(
@@ -96,7 +110,7 @@ impl Loopback {
     /// Creates a FIFO, a socket, a device node or an empty regular file; `device` for a device node.
     pub fn mknod(&self, caller: Caller, new: NewName<'_>, device: (u32, u32)) -> Result<Entry> {
         let name = Name::new(new.name)?;
-        let parent = self.inode(new.parent)?;
+        let parent = self.parent_for_new(new.parent)?;
         {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
             let device = fs::device_number(device.0, device.1);
@@ -121,7 +135,7 @@ impl Loopback {
     ) -> Result<Entry> {
         let name = Name::new(name)?;
         let target = name::text(target)?;
-        let parent = self.inode(parent)?;
+        let parent = self.parent_for_new(parent)?;
         {
             let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
             fs::make_symlink(&target, self.object(&parent)?.fd(), name.as_c_str())

@@ -53,15 +53,22 @@ pub enum Room {
 }
 
 impl Loopback {
-    /// Opens a directory; the handle's number.
-    pub fn opendir(&self, node: NodeNo) -> Result<u64> {
+    /// Opens a directory, without marking its access time if the caller's flags say so; the handle's
+    /// number.
+    pub fn opendir(&self, node: NodeNo, flags: i32) -> Result<u64> {
         let inode = self.inode(node)?;
-        let fd = fs::reopen_dir(self.object(&inode)?.fd()).tried("open")?;
+        let fd = {
+            let object = self.object(&inode)?;
+            Self::check_has_name(&inode, object.fd())?;
+            self.opened(flags, |flags| fs::reopen_dir_with(object.fd(), flags))?
+        };
         let stream = Mutex::new(DirStream::new(fd));
         Ok(self.dirs.insert(DirHandle { inode, stream }))
     }
 
-    /// Lists names from a cookie on, until `sink` is full or the directory ends.
+    /// Lists names from a cookie on, until `sink` is full or the directory ends. An error counts only where
+    /// it comes first: otherwise it comes up again when the listing goes on, and what came before it is
+    /// not lost.
     pub fn readdir(
         &self,
         handle: u64,
@@ -158,7 +165,14 @@ impl Loopback {
     ) -> Result<()> {
         let mut stream = lock(&dir.stream);
         stream.seek(cookie).tried("lseek")?;
-        while let Some(entry) = stream.peek().tried("getdents64")? {
+        let mut listed_some = false;
+        loop {
+            let entry = match stream.peek().tried("getdents64") {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                Err(_) if listed_some => break,
+                Err(error) => return Err(error),
+            };
             let identity = Identity {
                 ino: entry.ino,
                 ..dir.inode.identity()
@@ -169,9 +183,13 @@ impl Loopback {
                 kind: kind_of(entry.kind),
                 name: OsStr::from_bytes(entry.name),
             };
-            if take(&listed)? == Room::Full {
-                break;
+            match take(&listed) {
+                Ok(Room::Taken) => {}
+                Ok(Room::Full) => break,
+                Err(_) if listed_some => break,
+                Err(error) => return Err(error),
             }
+            listed_some = true;
             stream.advance();
         }
         Ok(())

@@ -1,10 +1,12 @@
 //! Open files: open, read, write, flush, release, fsync, fallocate, lseek, copy_file_range.
 
+use std::os::fd::OwnedFd;
+
 use super::handle::FileHandle;
 use super::inode::NodeNo;
 use super::{Caller, Loopback};
-use crate::error::{Error, Result, Tried};
-use crate::sys::fs::{self, FileType, WriteMode};
+use crate::error::{Errno, Error, Result, Tried};
+use crate::sys::fs::{self, FileType, WriteMode, open_flags};
 
 /// The largest read or write that the daemon does in one request, in bytes: more than any kernel
 /// asks for (256 pages by default), so that a wrong size can't make us allocate without end.
@@ -23,13 +25,38 @@ fn range(offset: u64, len: u64) -> Result<()> {
 impl Loopback {
     /// Opens a regular file with the data-related part of open(2)'s flags; the handle's number.
     /// FIFOs, sockets and devices are opened by the kernel and never asked for here.
+    ///
+    /// Waits for whoever has a lease on the file; with `O_NONBLOCK` it is `EWOULDBLOCK` instead.
     pub fn open_file(&self, node: NodeNo, flags: i32) -> Result<u64> {
         let inode = self.inode(node)?;
         if inode.kind() != FileType::RegularFile {
             return Err(Error::WRONG_TYPE);
         }
-        let file = fs::reopen(self.object(&inode)?.fd(), flags).tried("open")?;
+        let file = {
+            let object = self.object(&inode)?;
+            Self::check_has_name(&inode, object.fd())?;
+            self.opened(flags, |flags| fs::reopen(object.fd(), flags))?
+        };
         Ok(self.files.insert(FileHandle::new(inode, file)))
+    }
+
+    /// Opens something with a caller's flags; on a mount with `noatime` so that reading leaves its access
+    /// time alone, where this process may ask for that: as root, or of a file of its own.
+    pub(super) fn opened(
+        &self,
+        flags: i32,
+        open: impl Fn(i32) -> std::result::Result<OwnedFd, Errno>,
+    ) -> Result<OwnedFd> {
+        if self.noatime {
+            match self
+                .descriptors
+                .for_caller(|| open(open_flags::without_access_time(flags)))
+            {
+                Err(Errno::PERM) => {}
+                result => return result.tried("open"),
+            }
+        }
+        self.descriptors.for_caller(|| open(flags)).tried("open")
     }
 
     /// Reads `size` bytes at `offset`; fewer at the end of the file.
@@ -52,7 +79,7 @@ impl Loopback {
         range(offset, data.len() as u64)?;
         let file = self.file(handle)?;
         let _as_caller = match caller {
-            Some(caller) => self.changing(caller, &file.inode)?,
+            Some(caller) => self.changing(caller, file.file())?,
             None => None,
         };
         let written = fs::write_at(file.file(), offset, data, mode).tried("pwrite")?;
@@ -85,7 +112,7 @@ impl Loopback {
     ) -> Result<()> {
         range(offset, len)?;
         let file = self.file(handle)?;
-        let _as_caller = self.changing(caller, &file.inode)?;
+        let _as_caller = self.changing(caller, file.file())?;
         fs::allocate(file.file(), mode, offset, len).tried("fallocate")
     }
 
@@ -113,7 +140,7 @@ impl Loopback {
         range(to.1, len)?;
         let (source, target) = (self.file(from.0)?, self.file(to.0)?);
         let count = usize::try_from(len).map_err(|_| Error::BAD_RANGE)?;
-        let _as_caller = self.changing(caller, &target.inode)?;
+        let _as_caller = self.changing(caller, target.file())?;
         let copied = fs::copy_range((source.file(), from.1), (target.file(), to.1), count)
             .tried("copy_file_range")?;
         u32::try_from(copied).map_err(|_| Error::BAD_RANGE)

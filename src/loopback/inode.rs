@@ -4,8 +4,9 @@
 //! table in shared memory or the cache of descriptors ([`super::descriptors`]) needs to find the
 //! inode again.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use crate::sys::fs::{self, FileType, Statx};
 use crate::sys::handle::Handle;
@@ -43,32 +44,31 @@ impl Identity {
     }
 }
 
-/// An inode that the kernel remembers or that is open.
+/// An inode that the kernel remembers or that is open. There may be millions: its size is watched by
+/// a test.
 #[derive(Debug)]
 pub struct Inode {
     number: NodeNo,
     identity: Identity,
-    kind: FileType,
     reach: Reach,
+    kind: FileType,
+    /// Used since the cache of descriptors looked last.
+    used: AtomicBool,
+    /// Its descriptor is not to be closed: its last name has gone, and its handle may lead nowhere by
+    /// now. Set and read under the lock of its descriptor.
+    kept: AtomicBool,
+    /// The kernel was told that it has no name any more.
+    told: AtomicBool,
 }
 
 /// How it is reached.
 #[derive(Debug)]
 enum Reach {
-    /// By a descriptor that it keeps, which also keeps its number from being used again.
-    Kept(OwnedFd),
+    /// By a descriptor that it keeps, which also keeps its number from being used again while it is
+    /// known; with a generation, for when it no longer is.
+    Kept(OwnedFd, u32),
     /// By its file handle, with a descriptor at hand or not.
-    ByHandle(Handle, Mutex<Slot>),
-}
-
-/// A descriptor of an inode that has a file handle.
-#[derive(Debug)]
-struct Slot {
-    object: Option<Arc<OwnedFd>>,
-    /// Used since the cache looked last.
-    used: bool,
-    /// Not to be closed: its last name has gone, and its handle may lead nowhere by now.
-    kept: bool,
+    ByHandle(Handle, Mutex<Option<Arc<OwnedFd>>>),
 }
 
 /// An inode's object descriptor, good for as long as this is held.
@@ -108,23 +108,17 @@ impl Inode {
     #[must_use]
     pub fn new(number: NodeNo, stat: &Statx, object: OwnedFd, handle: Option<Handle>) -> Self {
         let reach = match handle {
-            None => Reach::Kept(object),
-            Some(handle) => {
-                let object = Some(Arc::new(object));
-                let slot = Slot {
-                    object,
-                    used: false,
-                    kept: false,
-                };
-                Reach::ByHandle(handle, Mutex::new(slot))
-            }
+            None => Reach::Kept(object, 0),
+            Some(handle) => Reach::ByHandle(handle, Mutex::new(Some(Arc::new(object)))),
         };
-        let kind = FileType::from_raw_mode(stat.stx_mode.into());
         Self {
             number,
             identity: Identity::of(stat),
-            kind,
             reach,
+            kind: FileType::from_raw_mode(stat.stx_mode.into()),
+            used: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
+            told: AtomicBool::new(false),
         }
     }
 
@@ -132,6 +126,11 @@ impl Inode {
     #[must_use]
     pub fn number(&self) -> NodeNo {
         self.number
+    }
+
+    /// The same, where it lies: to find it by.
+    pub(super) fn number_ref(&self) -> &NodeNo {
+        &self.number
     }
 
     /// Its identity in SRC.
@@ -150,16 +149,34 @@ impl Inode {
     #[must_use]
     pub fn handle(&self) -> Option<&Handle> {
         match &self.reach {
-            Reach::Kept(_) => None,
+            Reach::Kept(..) => None,
             Reach::ByHandle(handle, _) => Some(handle),
         }
     }
 
-    /// What tells it from an earlier inode with the same number. 0 where the number can't be used
-    /// again while the kernel remembers this one.
+    /// Whether it keeps a descriptor for as long as it is known.
+    #[must_use]
+    pub fn keeps_descriptor(&self) -> bool {
+        matches!(self.reach, Reach::Kept(..))
+    }
+
+    /// The same with a generation, for an inode without a handle.
+    #[must_use]
+    pub fn with_generation(mut self, generation: u32) -> Self {
+        if let Reach::Kept(_, own) = &mut self.reach {
+            *own = generation;
+        }
+        self
+    }
+
+    /// What tells it from an earlier inode with the same number; 0 for the root. The kernel looks at 32
+    /// bits of it.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.handle().map_or(0, Handle::generation)
+        match &self.reach {
+            Reach::Kept(_, generation) => (*generation).into(),
+            Reach::ByHandle(handle, _) => handle.generation(),
+        }
     }
 
     /// Whether `other`, found under the same number, is this one.
@@ -173,23 +190,32 @@ impl Inode {
     #[must_use]
     pub fn object(&self) -> Option<Object<'_>> {
         match &self.reach {
-            Reach::Kept(object) => Some(Object::Own(object.as_fd())),
-            Reach::ByHandle(_, slot) => {
-                let mut slot = lock(slot);
-                slot.used = true;
-                slot.object.clone().map(Object::Shared)
+            Reach::Kept(object, _) => Some(Object::Own(object.as_fd())),
+            Reach::ByHandle(_, object) => {
+                // Only the clock of the cache goes by it: no order with anything else is needed.
+                self.used.store(true, Ordering::Relaxed);
+                lock(object).clone().map(Object::Shared)
             }
+        }
+    }
+
+    /// The number of its descriptor, if one is open, without counting as a use.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<RawFd> {
+        match &self.reach {
+            Reach::Kept(object, _) => Some(object.as_raw_fd()),
+            Reach::ByHandle(_, object) => lock(object).as_ref().map(AsRawFd::as_raw_fd),
         }
     }
 
     /// Gives it a descriptor to have at hand; the one that it has by now, and whether it had none.
     pub fn lend(&self, object: OwnedFd) -> (Object<'_>, bool) {
         match &self.reach {
-            Reach::Kept(own) => (Object::Own(own.as_fd()), false),
+            Reach::Kept(own, _) => (Object::Own(own.as_fd()), false),
             Reach::ByHandle(_, slot) => {
                 let mut slot = lock(slot);
-                let had_none = slot.object.is_none();
-                let object = slot.object.get_or_insert_with(|| Arc::new(object));
+                let had_none = slot.is_none();
+                let object = slot.get_or_insert_with(|| Arc::new(object));
                 (Object::Shared(Arc::clone(object)), had_none)
             }
         }
@@ -199,23 +225,34 @@ impl Inode {
     pub fn keep(&self, object: OwnedFd) {
         if let Reach::ByHandle(_, slot) = &self.reach {
             let mut slot = lock(slot);
-            slot.object.get_or_insert_with(|| Arc::new(object));
-            slot.kept = true;
+            slot.get_or_insert_with(|| Arc::new(object));
+            self.kept.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether a descriptor of it is kept because its last name has gone.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    /// Whether the kernel was told before that it has no name any more; from now on it was.
+    pub fn was_told(&self) -> bool {
+        self.told.swap(true, Ordering::Relaxed)
     }
 
     /// Asks for its descriptor back.
     pub fn release(&self) -> Release {
         match &self.reach {
-            Reach::Kept(_) => Release::Kept,
+            Reach::Kept(..) => Release::Kept,
             Reach::ByHandle(_, slot) => {
                 let mut slot = lock(slot);
-                if slot.kept {
+                if self.kept.load(Ordering::Relaxed) {
                     Release::Kept
-                } else if std::mem::take(&mut slot.used) {
+                } else if self.used.swap(false, Ordering::Relaxed) {
                     Release::InUse
                 } else {
-                    Release::Free(slot.object.take())
+                    Release::Free(slot.take())
                 }
             }
         }
@@ -225,13 +262,24 @@ impl Inode {
     #[must_use]
     pub fn into_object(self) -> Option<OwnedFd> {
         match self.reach {
-            Reach::Kept(object) => Some(object),
+            Reach::Kept(object, _) => Some(object),
             Reach::ByHandle(_, slot) => {
-                let slot = slot
+                let object = slot
                     .into_inner()
                     .unwrap_or_else(crate::sync::PoisonError::into_inner);
-                slot.object.and_then(Arc::into_inner)
+                object.and_then(Arc::into_inner)
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// With its two reference counts, and 8 bytes of the allocator's, 112 bytes.
+    #[test]
+    fn an_inode_is_small() {
+        assert_eq!(size_of::<Inode>(), 88);
     }
 }

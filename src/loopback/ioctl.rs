@@ -6,7 +6,9 @@ use std::os::fd::AsFd;
 use super::{Caller, Loopback};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::sync::lock;
+use crate::sys::fs;
 use crate::sys::ioctl::{self, FlagIoctl};
+use crate::sys::mountinfo::{self, Entry};
 
 /// An ioctl that loopfs answers.
 #[derive(Debug, Clone, Copy)]
@@ -21,14 +23,15 @@ impl Ioctl {
     }
 
     /// Whether it changes the file.
-    #[must_use]
-    pub fn changes(self) -> bool {
+    fn changes(self) -> bool {
         matches!(self.0, FlagIoctl::SetFlags | FlagIoctl::SetXattr)
     }
 }
 
 impl Loopback {
-    /// Runs it on an open file or directory, a change as the caller; what the caller gets back.
+    /// Runs it on an open file or directory; what the caller gets back. A change as the caller: the kernel
+    /// has checked what every file system checks, by what it knew, and SRC may ask for more (ext4 lets who
+    /// may use its reserve set `FS_JOURNAL_DATA_FL`).
     pub fn ioctl(
         &self,
         caller: Caller,
@@ -37,20 +40,38 @@ impl Loopback {
         ioctl: Ioctl,
         input: &[u8],
     ) -> Result<Vec<u8>> {
-        let as_caller = |inode| {
-            ioctl
-                .changes()
-                .then(|| self.changing_as_owner(caller, inode))
-                .transpose()
+        let as_caller = |object| {
+            if !ioctl.changes() {
+                return Ok(None);
+            }
+            self.check_writable()?;
+            self.changing_as_owner(caller, object)
         };
         if is_dir {
             let dir = self.dir(handle)?;
-            let _as_caller = as_caller(&dir.inode)?;
-            ioctl::run(lock(&dir.stream).as_fd(), ioctl.0, input).tried("ioctl")
+            let stream = lock(&dir.stream);
+            let _as_caller = as_caller(stream.as_fd())?;
+            ioctl::run(stream.as_fd(), ioctl.0, input).tried("ioctl")
         } else {
             let file = self.file(handle)?;
-            let _as_caller = as_caller(&file.inode)?;
+            let _as_caller = as_caller(file.file())?;
             ioctl::run(file.file(), ioctl.0, input).tried("ioctl")
+        }
+    }
+
+    /// Refuses a change of a read-only mount. Of ioctls only does a kernel before 5.13 leave that to the
+    /// file system. A remount may have switched it, so the mount table is asked, each time.
+    fn check_writable(&self) -> Result<()> {
+        let Some(own) = self.own_mount.get() else {
+            return Ok(());
+        };
+        let table = mountinfo::read().map_err(|_| Error::READ_ONLY)?;
+        let number = |entry: &Entry| fs::device_number(entry.device.major, entry.device.minor);
+        let read_only = |entry: &Entry| number(entry) == own.device && entry.read_only;
+        if table.iter().any(read_only) {
+            Err(Error::READ_ONLY)
+        } else {
+            Ok(())
         }
     }
 }

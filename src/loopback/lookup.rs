@@ -1,10 +1,12 @@
 //! Names to inodes: lookup, forget, readlink.
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 
 use super::Loopback;
 use super::attr::Attr;
+use super::crossing;
 use super::inode::{Identity, Inode, NodeNo};
 use super::name::Name;
 use super::table::LookupRef;
@@ -22,7 +24,7 @@ pub struct Entry {
     pub attr: Attr,
 }
 
-/// An inode whose last name is about to go, held meanwhile.
+/// An inode of which a name is about to go, perhaps its last one, held meanwhile.
 #[derive(Debug)]
 pub(super) struct Going {
     inode: Arc<Inode>,
@@ -30,23 +32,36 @@ pub(super) struct Going {
 }
 
 impl Going {
-    /// The name has gone: the inode keeps its descriptor for as long as it is remembered. One whose
-    /// removal failed does not, or whoever can't remove things could use up all descriptors.
+    /// The name has gone: if that was the last one, the inode keeps its descriptor for as long as it is
+    /// remembered. One whose removal failed does not, or whoever can't remove things could use up all
+    /// descriptors. Which name is the last is known afterwards only: two may go at once.
     pub(super) fn gone(self) {
-        self.inode.keep(self.object);
+        // A directory that has gone may still count a link on some file systems.
+        let is_dir = self.inode.kind() == FileType::Directory;
+        if is_dir || fs::stat(self.object.as_fd()).is_ok_and(|stat| stat.stx_nlink == 0) {
+            self.inode.keep(self.object);
+        }
     }
 }
 
 impl Loopback {
-    /// Finds `name` in a directory.
+    /// Finds `name` in a directory. For `.` the node may be anything, and forgotten too: see
+    /// [`super::export`].
     pub fn lookup(&self, parent: NodeNo, name: &OsStr) -> Result<Entry> {
+        match name.as_bytes() {
+            b"." => return self.lookup_self(parent),
+            b".." => return self.lookup_parent(parent),
+            _ => {}
+        }
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
         self.entry(&parent, name.as_c_str())
     }
 
     pub(super) fn entry(&self, parent: &Arc<Inode>, name: &CStr) -> Result<Entry> {
-        let object = match fs::open_object(self.object(parent)?.fd(), name).tried("openat2")? {
+        let dir = self.object(parent)?;
+        let open = || fs::open_object(dir.fd(), name);
+        let object = match self.descriptors.with_room(open).tried("openat2")? {
             Found::Here(object) => object,
             Found::OtherMount(object) => self.shielded(object)?,
         };
@@ -56,35 +71,36 @@ impl Loopback {
     /// An entry for an object descriptor, wherever it came from.
     pub(super) fn enter(&self, object: OwnedFd) -> Result<Entry> {
         let stat = fs::stat(object.as_fd()).tried("statx")?;
+        let (identity, number) = (
+            Identity::of(&stat),
+            self.numbering.number(Identity::of(&stat)),
+        );
+        let attr = self.shown(identity, object.as_fd(), Attr::new(number, &stat));
         let found = self.described(object, &stat)?;
-        let number = found.number();
         let (lookup, spare) = self.table.take(found);
         match spare.map(Inode::into_object) {
-            None => self.descriptors.opened(lookup.inode()),
+            None => self.descriptors.admit(lookup.inode())?,
             // Known before: what was opened to look at it may serve the request that follows.
             Some(Some(object)) => drop(self.descriptors.lend(lookup.inode(), object)),
             Some(None) => {}
         }
-        Ok(Entry {
-            lookup,
-            attr: Attr::new(number, &stat),
-        })
+        Ok(Entry { lookup, attr })
     }
 
     /// An object descriptor as an inode: its number and, where there is one, its file handle.
     fn described(&self, object: OwnedFd, stat: &Statx) -> Result<Inode> {
         let identity = Identity::of(stat);
         let handle = self.descriptors.handle_of(object.as_fd(), identity)?;
-        Ok(Inode::new(
-            self.numbering.number(identity),
-            stat,
-            object,
-            handle,
-        ))
+        let generation = match handle {
+            Some(_) => 0, // the handle tells it
+            None => self.export.generation(object.as_fd()),
+        };
+        let number = self.numbering.number(identity);
+        Ok(Inode::new(number, stat, object, handle).with_generation(generation))
     }
 
-    /// What `name` leads to, if the kernel remembers it and this is its last name: to be kept reachable
-    /// when that has gone ([`Going::gone`]), because its handle may lead nowhere then, and somebody may
+    /// What `name` leads to, if the kernel remembers it: to be kept reachable when its last name has
+    /// gone ([`Going::gone`]), because its handle may lead nowhere then, and somebody may
     /// be in it (a working directory, an `O_PATH` descriptor). Whatever goes wrong here comes up again
     /// when the name is removed.
     pub(super) fn going(&self, parent: &Arc<Inode>, name: &CStr) -> Option<Going> {
@@ -96,10 +112,6 @@ impl Loopback {
             return None;
         };
         let stat = fs::stat(object.as_fd()).ok()?;
-        let kind = FileType::from_raw_mode(stat.stx_mode.into());
-        if kind != FileType::Directory && stat.stx_nlink > 1 {
-            return None;
-        }
         let found = self.described(object, &stat).ok()?;
         let known = self.table.get(found.number());
         let inode = known.filter(|known| known.is(&found))?;
@@ -107,22 +119,42 @@ impl Loopback {
         Some(Going { inode, object })
     }
 
-    /// What is mounted there, if mounts are crossed; if it is our own mount, the directory below it.
+    /// Checks that an inode which is to be opened was not removed in SRC behind the kernel's back: then the
+    /// name in its cache is out of date, and on `ESTALE` it looks that up anew; or it was asked for by a
+    /// file handle. Asked once more it goes by no name (`/proc/self/fd`), and who has it open on MNT may
+    /// open it again, as may anybody who still knows it after a removal on MNT.
+    pub(super) fn check_has_name(inode: &Arc<Inode>, object: BorrowedFd<'_>) -> Result<()> {
+        // Without a handle its descriptor keeps it alive, and SRC may not count links at all.
+        if inode.handle().is_none() || inode.is_kept() {
+            return Ok(());
+        }
+        if fs::stat(object).tried("statx")?.stx_nlink > 0 {
+            return Ok(());
+        }
+        // The table has one reference, the request another; each open file has one more.
+        let is_open = Arc::strong_count(inode) > 2;
+        if inode.was_told() && is_open {
+            Ok(())
+        } else {
+            Err(Error::STALE)
+        }
+    }
+
+    /// What is mounted there, if mounts are crossed; if it is our own mount, the directory below it; and
+    /// `ELOOP` if it is a mount that would ask us in turn.
     fn shielded(&self, object: OwnedFd) -> Result<OwnedFd> {
         self.crossing.check()?;
         if let Some(own) = self.own_mount.get() {
-            let (_, device) = fs::mount_of(object.as_fd()).tried("statx")?;
+            let (mount, device) = fs::mount_of(object.as_fd()).tried("statx")?;
             if device == own.device {
                 let covered = own.covered.as_ref().ok_or(Error::OWN_MOUNT)?;
                 return fs::duplicate(covered.as_fd()).tried("dup");
             }
+            if crossing::leads_back(mount, own.device) {
+                return Err(Error::OWN_MOUNT);
+            }
         }
         Ok(object)
-    }
-
-    /// The kernel no longer remembers `count` lookups of a node.
-    pub fn forget(&self, node: NodeNo, count: u64) {
-        self.table.give_back(node, count);
     }
 
     /// The target of a symlink, for the caller's kernel to follow in the caller's own namespace.

@@ -6,14 +6,16 @@
 //!
 //! - [`inode`]: what an inode is: its identity, apart from the descriptor that happens to be open;
 //! - [`descriptors`]: which inodes have one open, and how the others are found again;
+//! - [`shortage`]: what is done when too few are left;
 //! - [`crossing`]: what is shown where something is mounted below SRC;
+//! - [`export`]: inodes of which the kernel knows the number only;
 //! - [`numbering`]: which number programs and the kernel see for it;
 //! - [`table`]: the inodes that the kernel remembers, and [`table::LookupRef`], a lookup count as
 //!   an owned value;
 //! - [`handle`]: open files and directories;
 //! - [`name`]: the one check of a name;
-//! - [`attr`], [`lookup`], [`create`], [`remove`], [`file`], [`dir`], [`xattr`], [`ioctl`]: the
-//!   operations, by topic.
+//! - [`attr`], [`lookup`], [`create`], [`remove`], [`file`], [`dir`], [`xattr`], [`ioctl`], [`lock`]:
+//!   the operations, by topic.
 //!
 //! Three rules hold everywhere. Nothing is reached by path: an operation acts on an inode's own
 //! descriptor, or on one name relative to its directory's. No symlink of SRC is followed. No number
@@ -22,20 +24,24 @@
 pub mod attr;
 pub mod create;
 pub mod crossing;
+mod deadlock;
 pub mod descriptors;
 pub mod dir;
+pub mod export;
 pub mod file;
 pub mod handle;
 pub mod inode;
 pub mod ioctl;
+pub mod lock;
 pub mod lookup;
 pub mod name;
 pub mod numbering;
 pub mod remove;
+pub mod shortage;
 pub mod table;
 pub mod xattr;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use crate::error::{Errno, Error, Result, Tried};
@@ -46,6 +52,7 @@ use crate::sys::{fs, rights};
 
 use crossing::Crossing;
 use descriptors::Descriptors;
+use export::Export;
 use handle::{DirHandle, FileHandle, Handles};
 use inode::{Inode, NodeNo, Object};
 use numbering::Numbering;
@@ -69,6 +76,8 @@ pub struct Settings {
     pub file_limit: u64,
     /// Mounts below SRC are not crossed.
     pub one_file_system: bool,
+    /// What is read through the mount keeps its access time in SRC.
+    pub noatime: bool,
 }
 
 /// Where our own mount stands, should it lie below SRC.
@@ -85,12 +94,15 @@ pub struct Loopback {
     numbering: Numbering,
     table: Arc<Table>,
     descriptors: Descriptors,
+    export: Export,
     files: Handles<FileHandle>,
     dirs: Handles<DirHandle>,
     crossing: Crossing,
     own_mount: OnceLock<OwnMount>,
     /// Whether creations can be done as the caller (root), or are the daemon's own (anybody else).
     acts_as_callers: bool,
+    /// Whether what is read through the mount keeps its access time in SRC.
+    noatime: bool,
 }
 
 impl Loopback {
@@ -107,12 +119,14 @@ impl Loopback {
             table: Arc::new(Table::new(Arc::clone(&root))),
             root,
             numbering: Numbering::new(identity),
+            export: Export::new(&descriptors),
             descriptors,
             files: Handles::new(),
             dirs: Handles::new(),
             crossing,
             own_mount: OnceLock::new(),
             acts_as_callers: creds::can_act_as_others(),
+            noatime: settings.noatime,
         })
     }
 
@@ -120,7 +134,9 @@ impl Loopback {
     #[must_use]
     pub fn describe(&self) -> String {
         let inodes = self.descriptors.describe();
-        format!("{inodes}; {}", self.crossing.describe())
+        let export = self.export.describe(self.descriptors.by_handle());
+        let crossing = self.crossing.describe();
+        format!("{inodes}; {export}; {crossing}")
     }
 
     /// Says where our own mount is: its device number and the directory that it covers. Where SRC
@@ -185,19 +201,23 @@ impl Loopback {
         self.acting(caller, groups.as_deref(), Some(umask), OwnerCheck::Made)
     }
 
-    /// This thread as `caller`, for a change of something that exists, so that SRC clears set-id
+    /// This thread as `caller`, for a change of `object`, which exists, so that SRC clears set-id
     /// bits, spends quota and keeps its reserve exactly as for the caller itself. `None` where
     /// nothing would differ: for root, and where the daemon can't be anybody else.
-    fn changing(&self, caller: Caller, inode: &Arc<Inode>) -> Result<Option<CallerGuard>> {
-        self.changing_to(caller, inode, &attr::Changes::default())
+    fn changing(&self, caller: Caller, object: BorrowedFd<'_>) -> Result<Option<CallerGuard>> {
+        self.changing_to(caller, object, &attr::Changes::default())
     }
 
     /// The same for a change that is the owner's alone: of flags, of an access control list.
-    fn changing_as_owner(&self, caller: Caller, inode: &Arc<Inode>) -> Result<Option<CallerGuard>> {
+    fn changing_as_owner(
+        &self,
+        caller: Caller,
+        object: BorrowedFd<'_>,
+    ) -> Result<Option<CallerGuard>> {
         if !self.acts_for_another(caller) {
             return Ok(None);
         }
-        let stat = fs::stat(self.object(inode)?.fd()).tried("statx")?;
+        let stat = fs::stat(object).tried("statx")?;
         let groups =
             policy::change_depends_on_groups(stat.stx_mode.into(), stat.stx_gid, caller.gid)
                 .then(|| creds::groups_of(caller.pid));
@@ -211,13 +231,13 @@ impl Loopback {
     fn changing_to(
         &self,
         caller: Caller,
-        inode: &Arc<Inode>,
+        object: BorrowedFd<'_>,
         changes: &attr::Changes,
     ) -> Result<Option<CallerGuard>> {
         if !self.acts_for_another(caller) {
             return Ok(None);
         }
-        let stat = fs::stat(self.object(inode)?.fd()).tried("statx")?;
+        let stat = fs::stat(object).tried("statx")?;
         let mode = u32::from(stat.stx_mode);
         let groups = [Some(stat.stx_gid), changes.gid]
             .into_iter()
@@ -274,6 +294,7 @@ impl Loopback {
             groups,
             umask,
             owner_check,
+            admin: true,
         };
         CallerGuard::enter(identity, self.acts_as_callers).tried("acting as the caller")
     }

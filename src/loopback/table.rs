@@ -4,29 +4,66 @@
 //! lives in exactly two places: in a [`LookupRef`] while a reply is being made, or in the table on
 //! the kernel's behalf. It is a `NonZeroU64` and taken down with checked arithmetic: it can be
 //! neither negative nor zero-but-present.
+// The lint is about keys that change: what counts in a set of inodes is the number, which never does.
+#![allow(clippy::mutable_key_type)]
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::borrow::Borrow;
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::num::NonZeroU64;
 
 use super::inode::{Inode, NodeNo};
 use super::numbering::Numbering;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock};
+use crate::sys::process;
 
 /// A power of two: the shard of a number is its low bits.
 const SHARDS: usize = 64;
+/// A shard that has room for no more than this is not made smaller.
+const SMALL: usize = 256;
+/// After so many inodes have been forgotten it is worth giving their memory back: half a megabyte.
+const MANY: usize = 1 << 12;
 
+/// An inode and its count, in a set where it is found by its number: a map would hold the number once
+/// more for each.
 #[derive(Debug)]
 struct Slot {
     inode: Arc<Inode>,
-    lookups: NonZeroU64,
+    /// Changed in place, under the lock of the shard: what a set holds can't be borrowed mutably.
+    lookups: Cell<NonZeroU64>,
 }
+
+impl Borrow<NodeNo> for Slot {
+    fn borrow(&self) -> &NodeNo {
+        self.inode.number_ref()
+    }
+}
+
+impl Hash for Slot {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.inode.number().hash(state);
+    }
+}
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Self) -> bool {
+        self.inode.number() == other.inode.number()
+    }
+}
+
+impl Eq for Slot {}
 
 /// All inodes with a lookup count, and the root, which needs none.
 #[derive(Debug)]
 pub struct Table {
     root: Arc<Inode>,
-    shards: [Mutex<HashMap<NodeNo, Slot>>; SHARDS],
+    shards: [Mutex<HashSet<Slot>>; SHARDS],
+    /// Since memory was given back last.
+    forgotten: AtomicUsize,
+    /// Where [`Self::some`] goes on.
+    next_shard: AtomicUsize,
 }
 
 impl Table {
@@ -35,11 +72,13 @@ impl Table {
     pub fn new(root: Arc<Inode>) -> Self {
         Self {
             root,
-            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+            shards: std::array::from_fn(|_| Mutex::new(HashSet::new())),
+            forgotten: AtomicUsize::new(0),
+            next_shard: AtomicUsize::new(0),
         }
     }
 
-    fn shard(&self, node: NodeNo) -> &Mutex<HashMap<NodeNo, Slot>> {
+    fn shard(&self, node: NodeNo) -> &Mutex<HashSet<Slot>> {
         // The mask keeps the index below SHARDS, so the truncation loses nothing that counts.
         #[allow(clippy::cast_possible_truncation, clippy::indexing_slicing)]
         &self.shards[node.0 as usize & (SHARDS - 1)]
@@ -56,6 +95,15 @@ impl Table {
             .map(|slot| Arc::clone(&slot.inode))
     }
 
+    /// The root, for a reply: the kernel remembers it without a count.
+    pub fn root(self: &Arc<Self>) -> LookupRef {
+        LookupRef {
+            table: Arc::clone(self),
+            inode: Arc::clone(&self.root),
+            owned: false,
+        }
+    }
+
     /// Takes a lookup count on the inode with the number of `found`, entering `found` if there is
     /// none. Also gives `found` back where it was not needed, with its descriptor.
     ///
@@ -65,26 +113,28 @@ impl Table {
     pub fn take(self: &Arc<Self>, found: Inode) -> (LookupRef, Option<Inode>) {
         let number = found.number();
         let found = Arc::new(found);
-        let mut replaced = None;
-        let inode = match lock(self.shard(number)).entry(number) {
-            Entry::Occupied(mut known) => {
-                let slot = known.get_mut();
-                // 2^64 lookups can't be outstanding; should they be, a count that sticks leaks one
-                // inode, a count that wraps would free one in use.
-                slot.lookups = slot.lookups.saturating_add(1);
-                if !slot.inode.is(&found) {
-                    replaced = Some(std::mem::replace(&mut slot.inode, Arc::clone(&found)));
-                }
-                Arc::clone(&slot.inode)
-            }
-            Entry::Vacant(place) => {
-                let slot = Slot {
-                    inode: Arc::clone(&found),
-                    lookups: NonZeroU64::MIN,
-                };
-                Arc::clone(&place.insert(slot).inode)
-            }
+        let enter = |lookups| Slot {
+            inode: Arc::clone(&found),
+            lookups: Cell::new(lookups),
         };
+        let mut replaced = None;
+        let mut shard = lock(self.shard(number));
+        let inode = if let Some(known) = shard.get(&number) {
+            // 2^64 lookups can't be outstanding; should they be, a count that sticks leaks one inode,
+            // a count that wraps would free one in use.
+            let lookups = known.lookups.get().saturating_add(1);
+            if known.inode.is(&found) {
+                known.lookups.set(lookups);
+                Arc::clone(&known.inode)
+            } else {
+                replaced = shard.replace(enter(lookups));
+                Arc::clone(&found)
+            }
+        } else {
+            shard.insert(enter(NonZeroU64::MIN));
+            Arc::clone(&found)
+        };
+        drop(shard);
         // After the lock: this may close a descriptor.
         drop(replaced);
         // Where it was entered the table has it too, and there is nothing to give back.
@@ -100,31 +150,66 @@ impl Table {
     }
 
     /// Gives back `count` lookups of a node: FORGET. More than were taken, or an unknown node, is
-    /// the kernel's error: said in the log and survived.
-    pub fn give_back(&self, node: NodeNo, count: u64) {
+    /// the kernel's error: said in the log and survived. The inode, if it is forgotten with this.
+    pub fn give_back(&self, node: NodeNo, count: u64) -> Option<Arc<Inode>> {
         if count == 0 || node == NodeNo::ROOT || Numbering::is_no_inode(node) {
-            return;
+            return None;
         }
-        let mut removed = None;
-        let known = match lock(self.shard(node)).entry(node) {
-            Entry::Vacant(_) => false,
-            Entry::Occupied(mut slot) => {
-                let lookups = slot.get().lookups.get();
-                match lookups.checked_sub(count).map(NonZeroU64::new) {
-                    Some(Some(rest)) => slot.get_mut().lookups = rest,
-                    Some(None) | None => removed = Some(slot.remove()),
-                }
-                lookups >= count
+        let mut shard = lock(self.shard(node));
+        let left = shard.get(&node).map(|slot| {
+            let left = slot.lookups.get().get().checked_sub(count);
+            if let Some(left) = left.and_then(NonZeroU64::new) {
+                slot.lookups.set(left);
             }
-        };
-        // The inode's descriptor is closed here, after the lock.
-        drop(removed);
-        if !known {
+            left
+        });
+        let mut removed = None;
+        if matches!(left, Some(None | Some(0))) {
+            removed = shard.take(&node);
+            shrink(&mut shard);
+        }
+        drop(shard);
+        if removed.is_some() {
+            self.one_less();
+        }
+        if left.flatten().is_none() {
             log::warn!(
                 "the kernel gave back {count} lookups of node {} that it did not have",
                 node.0
             );
         }
+        // Its descriptor is closed by whoever drops it, after the lock.
+        removed.map(|slot| slot.inode)
+    }
+
+    /// Gives memory back to the system now and then when inodes are forgotten: the allocator by itself
+    /// keeps what lies between blocks that are still in use. That is a millisecond's work, more with
+    /// more that is known.
+    fn one_less(&self) {
+        let forgotten = self.forgotten.fetch_add(1, Ordering::Relaxed) + 1;
+        if forgotten.is_multiple_of(MANY) && forgotten >= self.len() / 4 {
+            self.forgotten.store(0, Ordering::Relaxed);
+            process::give_memory_back();
+        }
+    }
+
+    /// The next quarter or so of the inodes, those that `pick` chooses.
+    pub fn some(&self, pick: impl Fn(&Inode) -> bool) -> Vec<NodeNo> {
+        const AT_ONCE: usize = SHARDS / 4;
+        let first = self.next_shard.fetch_add(AT_ONCE, Ordering::Relaxed);
+        let mut found = Vec::new();
+        for shard in self
+            .shards
+            .iter()
+            .cycle()
+            .skip(first % SHARDS)
+            .take(AT_ONCE)
+        {
+            let shard = lock(shard);
+            let picked = shard.iter().filter(|slot| pick(&slot.inode));
+            found.extend(picked.map(|slot| slot.inode.number()));
+        }
+        found
     }
 
     /// How many inodes have a lookup count.
@@ -137,6 +222,14 @@ impl Table {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// Makes a shard smaller that has become mostly empty: to what leaves it half empty, so that it does not
+/// grow again at once.
+fn shrink(shard: &mut HashSet<Slot>) {
+    if shard.capacity() > SMALL && shard.len() < shard.capacity() / 8 {
+        shard.shrink_to(shard.len() * 2);
     }
 }
 
@@ -166,7 +259,7 @@ impl LookupRef {
 impl Drop for LookupRef {
     fn drop(&mut self) {
         if self.owned {
-            self.table.give_back(self.inode.number(), 1);
+            drop(self.table.give_back(self.inode.number(), 1));
         }
     }
 }
@@ -220,6 +313,23 @@ mod tests {
         assert!(table.get(NodeNo(9)).is_some());
         table.give_back(NodeNo(9), 2);
         assert!(table.get(NodeNo(9)).is_none());
+    }
+
+    #[test]
+    fn some_and_some_more_are_all() {
+        let table = table();
+        for number in 2..1000 {
+            take(&table, number).into_kernel();
+        }
+        let mut found = Vec::new();
+        for _ in 0..4 {
+            let some = table.some(|inode| inode.number().0 % 2 == 0);
+            assert!((100..150).contains(&some.len()), "{}", some.len());
+            found.extend(some);
+        }
+        found.sort();
+        let even: Vec<NodeNo> = (2..1000).step_by(2).map(NodeNo).collect();
+        assert_eq!(found, even);
     }
 
     #[test]

@@ -34,6 +34,7 @@ fn settings(file_limit: u64) -> Settings {
     Settings {
         file_limit,
         one_file_system: false,
+        noatime: false,
     }
 }
 
@@ -72,13 +73,13 @@ fn a_node_has_the_sources_own_number_and_attributes() {
     let (dir, tree) = tree();
     std::fs::write(dir.path().join("file"), "hello").unwrap();
     let real = std::fs::metadata(dir.path().join("file")).unwrap();
-    let attr = tree.getattr(node(&tree, "file")).unwrap();
+    let attr = tree.getattr(node(&tree, "file"), None).unwrap();
     assert_eq!((attr.ino.0, attr.size, attr.nlink), (real.ino(), 5, 1));
     assert_eq!(
         (attr.mtime.secs, i64::from(attr.mtime.nanos)),
         (real.mtime(), real.mtime_nsec())
     );
-    let root = tree.getattr(NodeNo::ROOT).unwrap();
+    let root = tree.getattr(NodeNo::ROOT, None).unwrap();
     assert_eq!(root.ino.0, std::fs::metadata(dir.path()).unwrap().ino());
 }
 
@@ -90,7 +91,7 @@ fn counts_and_handles_are_zero_when_everything_was_given_back() {
         .create(ROOT, new("file", 0o100_644), READ_WRITE, true)
         .unwrap();
     created.entry.lookup.into_kernel();
-    let listing = tree.opendir(NodeNo::ROOT).unwrap();
+    let listing = tree.opendir(NodeNo::ROOT, 0).unwrap();
     let lookups = tree.readdirplus(listing, 0, |_, _| Room::Taken).unwrap();
     assert_eq!(lookups.len(), 2, "`.` and `..` are not counted");
     drop(lookups);
@@ -104,7 +105,10 @@ fn counts_and_handles_are_zero_when_everything_was_given_back() {
     tree.releasedir(listing).unwrap();
     assert_eq!((tree.known_inodes(), tree.open_handles()), (0, 0));
     assert_eq!(errno(tree.release(created.handle)), Errno::BADF);
-    assert_eq!(errno(tree.getattr(created.entry.attr.ino)), Errno::STALE);
+    assert_eq!(
+        errno(tree.getattr(created.entry.attr.ino, None)),
+        Errno::STALE
+    );
 }
 
 #[test]
@@ -200,7 +204,7 @@ fn a_symlink_of_the_source_is_never_followed() {
         errno(tree.lookup(to_dir, OsStr::new("victim"))),
         Errno::NOTDIR
     );
-    assert_eq!(errno(tree.opendir(to_dir)), Errno::NOTDIR);
+    assert_eq!(errno(tree.opendir(to_dir, 0)), Errno::NOTDIR);
     assert_eq!(errno(tree.open_file(to_file, READ_WRITE)), Errno::INVAL);
     let size = Changes {
         size: Some(0),
@@ -238,7 +242,7 @@ fn a_renamed_and_an_unlinked_file_are_still_themselves() {
     tree.rename(ROOT, from, to, 0).unwrap();
     tree.unlink(ROOT, NodeNo::ROOT, name("b")).unwrap();
     assert_eq!(tree.read(handle, 0, 10).unwrap(), b"A");
-    assert_eq!(tree.getattr(a).unwrap().nlink, 0);
+    assert_eq!(tree.getattr(a, None).unwrap().nlink, 0);
     let mode = Changes {
         mode: Some(0o600),
         ..Changes::default()
@@ -293,9 +297,12 @@ fn sizes_and_offsets_from_outside_are_not_believed() {
     assert_eq!(errno(tree.read(handle + 1, 0, 1)), Errno::BADF);
     assert_eq!(errno(tree.lookup(NodeNo(0), OsStr::new("x"))), Errno::STALE);
     assert_eq!(
-        errno(tree.lookup(NodeNo::ROOT, OsStr::new(".."))),
+        errno(tree.lookup(NodeNo::ROOT, OsStr::new("../x"))),
         Errno::INVAL
     );
+    let above = tree.lookup(NodeNo::ROOT, OsStr::new("..")).unwrap();
+    assert_eq!(above.attr.ino, NodeNo::ROOT, "nothing is above the root");
+    assert_eq!(errno(tree.mkdir(ROOT, new("..", 0o755))), Errno::INVAL);
     assert_eq!(tree.read(handle, 0, u32::MAX).unwrap(), b"data");
     let answer = tree.getxattr(NodeNo::ROOT, OsStr::new("user.none"), u32::MAX);
     assert_eq!(errno(answer), Errno::NODATA);
@@ -310,7 +317,7 @@ fn a_listing_stops_where_the_reply_is_full_and_goes_on_from_there() {
     for number in 0..100 {
         std::fs::write(dir.path().join(format!("{number}")), "").unwrap();
     }
-    let handle = tree.opendir(NodeNo::ROOT).unwrap();
+    let handle = tree.opendir(NodeNo::ROOT, 0).unwrap();
     let (mut names, mut cookie) = (Vec::new(), 0);
     loop {
         let mut room = 7;
@@ -342,7 +349,7 @@ fn a_listing_stops_where_the_reply_is_full_and_goes_on_from_there() {
 fn a_listed_name_has_the_number_that_stat_gives() {
     let (dir, tree) = tree();
     std::fs::create_dir(dir.path().join("dir")).unwrap();
-    let handle = tree.opendir(NodeNo::ROOT).unwrap();
+    let handle = tree.opendir(NodeNo::ROOT, 0).unwrap();
     let mut seen = None;
     tree.readdir(handle, 0, |listed| {
         if listed.name == "dir" {
@@ -458,7 +465,7 @@ fn many_known_inodes_need_few_descriptors() {
         let handle = tree.open_file(*node, READ_WRITE).unwrap();
         assert_eq!(tree.read(handle, 0, 64).unwrap(), name.as_bytes());
         tree.release(handle).unwrap();
-        assert_eq!(tree.getattr(*node).unwrap().size, name.len() as u64);
+        assert_eq!(tree.getattr(*node, None).unwrap().size, name.len() as u64);
     }
     for node in nodes {
         tree.forget(node, 1);
@@ -501,7 +508,24 @@ fn what_loses_its_last_name_stays_reachable_while_the_kernel_remembers_it() {
         .unwrap();
     use_others(dir.path(), &tree);
     for node in gone {
-        assert_eq!(tree.getattr(node).unwrap().nlink, 0);
+        assert_eq!(tree.getattr(node, None).unwrap().nlink, 0);
     }
-    assert_eq!(tree.getattr(linked).unwrap().nlink, 1);
+    assert_eq!(tree.getattr(linked, None).unwrap().nlink, 1);
+}
+
+/// Two names that go at once: neither removal can see that its own is the last.
+#[test]
+fn the_last_name_is_noticed_by_whoever_removes_it() {
+    let (dir, tree) = tree();
+    std::fs::write(dir.path().join("a"), "").unwrap();
+    std::fs::hard_link(dir.path().join("a"), dir.path().join("b")).unwrap();
+    let inode = tree.table.get(node(&tree, "a")).unwrap();
+    let going = [c"a", c"b"].map(|name| tree.going(&tree.root, name).unwrap());
+    std::fs::remove_file(dir.path().join("a")).unwrap();
+    std::fs::remove_file(dir.path().join("b")).unwrap();
+    assert!(!inode.is_kept());
+    for going in going {
+        going.gone();
+    }
+    assert!(inode.is_kept());
 }

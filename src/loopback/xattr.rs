@@ -1,13 +1,12 @@
 //! Extended attributes in every namespace, POSIX ACLs among them.
 
 use std::ffi::{CStr, OsStr};
+use std::os::fd::BorrowedFd;
 
-use super::inode::{Inode, NodeNo};
+use super::inode::NodeNo;
 use super::{Caller, Loopback, name};
 use crate::error::{Error, Result, Tried};
-use crate::policy;
-use crate::sync::Arc;
-use crate::sys::creds::CallerGuard;
+use crate::sys::creds::{self, CallerGuard, OwnerCheck};
 use crate::sys::xattr::{self, Answer};
 
 /// The largest value that the kernel takes (`XATTR_SIZE_MAX`), in bytes.
@@ -23,37 +22,61 @@ fn room(size: u32) -> Result<usize> {
     usize::try_from(size).map_err(|_| Error::BAD_RANGE)
 }
 
+/// The names in an answer of listxattr(2), each with its final zero byte.
+fn names(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split_inclusive(|&byte| byte == 0)
+}
+
+/// A whole answer as one that asked for `room` bytes gets it: listxattr(2).
+fn fitting(answer: Vec<u8>, room: usize) -> Result<Answer> {
+    match room {
+        0 => u32::try_from(answer.len())
+            .map(Answer::Size)
+            .map_err(|_| Error::BAD_RANGE),
+        room if answer.len() > room => Err(Error::NO_ROOM),
+        _ => Ok(Answer::Data(answer)),
+    }
+}
+
 impl Loopback {
     /// The value of an attribute, or its size when `size` is 0.
     pub fn getxattr(&self, node: NodeNo, name: &OsStr, size: u32) -> Result<Answer> {
         let inode = self.inode(node)?;
         let name = name::text(name)?;
-        xattr::get(self.object(&inode)?.fd(), &name, room(size)?).tried("getxattr")
+        let object = self.object(&inode)?;
+        if self.is_of_no_effect(inode.identity(), object.fd(), &name) {
+            return Err(Error::NO_ATTRIBUTE);
+        }
+        xattr::get(object.fd(), &name, room(size)?).tried("getxattr")
     }
 
     /// The names of all attributes that the caller may know of, or the size of that list when
-    /// `size` is 0. SRC shows `trusted.` ones to this process where it would not to the caller.
+    /// `size` is 0. Who may know of `trusted.` ones is for SRC to say: most file systems show them to who
+    /// has `CAP_SYS_ADMIN`, which a caller does not get from this process; btrfs shows them to everybody.
     pub fn listxattr(&self, caller: Caller, node: NodeNo, size: u32) -> Result<Answer> {
         let inode = self.inode(node)?;
         let room = room(size)?;
-        if !self.acts_as_callers || policy::sees_trusted_attributes(caller.uid) {
-            return xattr::list(self.object(&inode)?.fd(), room).tried("listxattr");
+        let object = self.object(&inode)?;
+        if !self.acts_for_another(caller) {
+            return xattr::list(object.fd(), room).tried("listxattr");
         }
-        let all = match xattr::list(self.object(&inode)?.fd(), MAX_VALUE).tried("listxattr")? {
-            Answer::Data(all) => all,
-            size @ Answer::Size(_) => return Ok(size),
-        };
-        let shown = all
-            .split_inclusive(|&byte| byte == 0)
-            .filter(|name| !name.starts_with(TRUSTED))
-            .collect::<Vec<_>>()
-            .concat();
-        match room {
-            0 => u32::try_from(shown.len())
-                .map(Answer::Size)
-                .map_err(|_| Error::BAD_RANGE),
-            room if shown.len() > room => Err(Error::NO_ROOM),
-            _ => Ok(Answer::Data(shown)),
+        match xattr::list(object.fd(), MAX_VALUE).tried("listxattr")? {
+            Answer::Data(all) if !names(&all).any(|name| name.starts_with(TRUSTED)) => {
+                fitting(all, room)
+            }
+            _ => {
+                let as_caller = creds::Identity {
+                    uid: caller.uid,
+                    gid: caller.gid,
+                    groups: None,
+                    umask: None,
+                    owner_check: OwnerCheck::Made,
+                    admin: false,
+                };
+                let _as_caller = CallerGuard::enter(as_caller, self.acts_as_callers)
+                    .tried("acting as the caller")?;
+                xattr::list(object.fd(), room).tried("listxattr")
+            }
         }
     }
 
@@ -72,35 +95,31 @@ impl Loopback {
         }
         let inode = self.inode(node)?;
         let name = name::text(name)?;
-        let _as_caller = self.changing_xattr(caller, &inode, &name)?;
-        xattr::set(
-            self.object(&inode)?.fd(),
-            &name,
-            value,
-            flags.cast_unsigned(),
-        )
-        .tried("setxattr")
+        let object = self.object(&inode)?;
+        let _as_caller = self.changing_xattr(caller, object.fd(), &name)?;
+        xattr::set(object.fd(), &name, value, flags.cast_unsigned()).tried("setxattr")
     }
 
     /// Removes an attribute, likewise.
     pub fn removexattr(&self, caller: Caller, node: NodeNo, name: &OsStr) -> Result<()> {
         let inode = self.inode(node)?;
         let name = name::text(name)?;
-        let _as_caller = self.changing_xattr(caller, &inode, &name)?;
-        xattr::remove(self.object(&inode)?.fd(), &name).tried("removexattr")
+        let object = self.object(&inode)?;
+        let _as_caller = self.changing_xattr(caller, object.fd(), &name)?;
+        xattr::remove(object.fd(), &name).tried("removexattr")
     }
 
     /// This thread as `caller` for a change of an attribute: an access control list is the owner's.
     fn changing_xattr(
         &self,
         caller: Caller,
-        inode: &Arc<Inode>,
+        object: BorrowedFd<'_>,
         name: &CStr,
     ) -> Result<Option<CallerGuard>> {
         if name.to_bytes().starts_with(ACL) {
-            self.changing_as_owner(caller, inode)
+            self.changing_as_owner(caller, object)
         } else {
-            self.changing(caller, inode)
+            self.changing(caller, object)
         }
     }
 }

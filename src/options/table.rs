@@ -25,11 +25,7 @@ impl Word {
     pub fn placeholder(&self) -> Option<&'static str> {
         match self.effect {
             Effect::Value { placeholder, .. } => Some(placeholder),
-            Effect::Switch(..)
-            | Effect::Flag(_)
-            | Effect::UserMount(_)
-            | Effect::Ignored
-            | Effect::Refused(_) => None,
+            Effect::Switch(..) | Effect::Flag(_) | Effect::UserMount(_) | Effect::Ignored => None,
         }
     }
 
@@ -64,8 +60,6 @@ pub(super) enum Effect {
     },
     /// For somebody else; with or without a value.
     Ignored,
-    /// Known, and never possible: why, and what to do instead.
-    Refused(&'static str),
 }
 
 type Field = fn(&mut MountOptions) -> &mut bool;
@@ -125,6 +119,9 @@ const fn seconds(
         },
     }
 }
+
+const SHOWN_BY_KERNEL: &str =
+    "Shown in the mount table by the kernel; mount(8) passes it back with remount.";
 
 /// The words, in the order of the man page.
 pub static TABLE: &[Word] = &[
@@ -211,6 +208,9 @@ pub static TABLE: &[Word] = &[
     // What is below it.
     flag("one_file_system", "The same as --one-file-system.", |o| {
         o.tree.one_file_system = true;
+    }),
+    flag("forward_locks", "The same as --forward-locks.", |o| {
+        o.tree.forward_locks = true;
     }),
     // How it is shown.
     Word {
@@ -376,13 +376,13 @@ pub static TABLE: &[Word] = &[
         );
         },
     ),
-    Word {
-        name: "remount",
-        help: "An error: unmount and mount again.",
-        effect: Effect::Refused(
-            "loopfs can't change a mount that exists; unmount it and mount it again",
-        ),
-    },
+    ignored("user_id", SHOWN_BY_KERNEL),
+    ignored("group_id", SHOWN_BY_KERNEL),
+    flag(
+        "remount",
+        "Change an existing mount: ro, rw and the flags from nosuid to dirsync; everything else stays as it was mounted.",
+        |o| o.remount = true,
+    ),
 ];
 
 fn restrict(options: &mut Options) {

@@ -6,6 +6,9 @@
 /// The set-group-id bit of a mode.
 const S_ISGID: u32 = 0o2000;
 
+/// Both set-id bits.
+const SET_ID: u32 = 0o6000;
+
 /// Whether a mode has the set-group-id bit, on which groups may have a say.
 #[must_use]
 pub fn is_set_group_id(mode: u32) -> bool {
@@ -32,16 +35,20 @@ pub fn change_depends_on_groups(mode: u32, gid: u32, caller_gid: u32) -> bool {
 /// kernel asks for with another user's write.
 #[must_use]
 pub fn only_clears_set_id(mode: u32, wanted: u32) -> bool {
-    const SET_ID: u32 = 0o6000;
     (mode ^ wanted) & 0o7777 & !SET_ID == 0 && wanted & !mode & SET_ID == 0
 }
 
-/// Whether a listing of attributes shows the `trusted.` ones: to who has `CAP_SYS_ADMIN`
-/// (`simple_xattr_list` and ext4's `ext4_xattr_trusted_list` in the kernel), which uid 0 stands for
-/// here because a request does not tell capabilities.
+/// The mode to set after a change of owner: `wanted` without the set-id bits that this change has
+/// cleared. The kernel worked `wanted` out before, from the old owner and without knowing groups.
 #[must_use]
-pub fn sees_trusted_attributes(uid: u32) -> bool {
-    uid == 0
+pub fn without_cleared(wanted: u32, before: u32, after: u32) -> u32 {
+    wanted & !(before & !after & SET_ID)
+}
+
+/// Permission bits as they take effect on a mount with `nosuid`.
+#[must_use]
+pub fn without_set_id(perm: u16) -> u16 {
+    perm & !0o6000
 }
 
 #[cfg(test)]
@@ -78,5 +85,17 @@ mod tests {
                 "{mode:o} {wanted:o}"
             );
         }
+    }
+
+    #[test]
+    fn set_id_bits_that_a_change_of_owner_cleared_stay_cleared() {
+        assert_eq!(without_cleared(0o2666, 0o106_666, 0o100_666), 0o666);
+        assert_eq!(without_cleared(0o2666, 0o106_666, 0o102_666), 0o2666);
+        assert_eq!(without_cleared(0o644, 0o106_666, 0o100_666), 0o644);
+        assert_eq!(
+            without_cleared(0o4755, 0o100_644, 0o100_644),
+            0o4755,
+            "asked for"
+        );
     }
 }

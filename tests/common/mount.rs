@@ -24,6 +24,13 @@ use super::table::{Entry, mount_at};
 /// (its callers then get ENOTCONN and the test fails by itself) before the test process is.
 const LIFE: Duration = Duration::from_secs(100);
 
+/// `LIFE`, after what a test of random operations is given to run, which nothing else has set.
+fn life() -> Duration {
+    let seconds = std::env::var("LOOPFS_RANDOM_SECONDS").ok();
+    let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+    LIFE + seconds.map_or(Duration::ZERO, Duration::from_secs)
+}
+
 /// What the daemon logs (level info) when it is ready: nothing of the start comes after it.
 const READY: &str = "serving ";
 
@@ -112,7 +119,8 @@ impl Mount {
         let pid = daemon.pid;
         let (watchdog, life) = channel::<()>();
         thread::spawn(move || {
-            let over = life.recv_timeout(LIFE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+            let over =
+                life.recv_timeout(self::life()) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
             if let Some(daemon) = Watched::new(pid).filter(|_| over) {
                 eprintln!("the daemon {pid:?} outlived its test's limit: killed");
                 daemon.signal(Signal::KILL);

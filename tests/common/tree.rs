@@ -1,12 +1,13 @@
-//! Two trees compared: everything that a program can see of a tree, as a map from path to text.
+//! Two trees compared: everything that a program can see of a tree, as a map from path to text. A
+//! [`View`] has what only two views of one tree have in common, too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirEntryExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Path below the top -> what it is.
@@ -92,6 +93,28 @@ fn describe(
 ) -> io::Result<String> {
     let meta = fs::symlink_metadata(path)?;
     let kind = meta.file_type();
+    let mut text = contents(path, &meta)?;
+    if !kind.is_dir() {
+        write!(text, ", {} links", meta.nlink()).expect("a string");
+        if meta.nlink() > 1 {
+            let first = first_names
+                .entry((meta.dev(), meta.ino()))
+                .or_insert_with(|| relative.into());
+            write!(text, " (same as {})", first.display()).expect("a string");
+        }
+    }
+    if times == Times::All || (times == Times::Files && !kind.is_dir()) {
+        write!(text, ", modified {}.{:09}", meta.mtime(), meta.mtime_nsec()).expect("a string");
+    }
+    for (name, value) in xattrs(path)? {
+        write!(text, ", {name}={value:02x?}").expect("a string");
+    }
+    Ok(text)
+}
+
+/// Type and contents, mode and owner.
+fn contents(path: &Path, meta: &Metadata) -> io::Result<String> {
+    let kind = meta.file_type();
     let mut text = match () {
         () if kind.is_dir() => "directory".to_owned(),
         () if kind.is_symlink() => format!(
@@ -125,22 +148,128 @@ fn describe(
         meta.gid()
     )
     .expect("a string");
-    if !kind.is_dir() {
-        write!(text, ", {} links", meta.nlink()).expect("a string");
-        if meta.nlink() > 1 {
-            let first = first_names
-                .entry((meta.dev(), meta.ino()))
-                .or_insert_with(|| relative.into());
-            write!(text, " (same as {})", first.display()).expect("a string");
-        }
-    }
-    if times == Times::All || (times == Times::Files && !kind.is_dir()) {
-        write!(text, ", modified {}.{:09}", meta.mtime(), meta.mtime_nsec()).expect("a string");
-    }
-    for (name, value) in xattrs(path)? {
-        write!(text, ", {name}={value:02x?}").expect("a string");
-    }
     Ok(text)
+}
+
+/// A tree as stat(2) and readdir(3) show it. Of one tree seen from two places, all of it must be the same.
+///
+/// It is looked at before anything is read: that changes access times.
+#[derive(Debug)]
+pub(crate) struct View {
+    top: PathBuf,
+    /// Path below the top -> attributes.
+    seen: BTreeMap<PathBuf, Metadata>,
+}
+
+impl View {
+    /// Everything below `top`, itself included, under an empty path.
+    pub(crate) fn of(top: &Path) -> io::Result<Self> {
+        let mut seen = BTreeMap::new();
+        let mut pending = vec![PathBuf::new()];
+        while let Some(relative) = pending.pop() {
+            let path = top.join(&relative);
+            let meta = fs::symlink_metadata(&path).map_err(|error| at(&path, &error))?;
+            if meta.is_dir() {
+                for entry in fs::read_dir(&path).map_err(|error| at(&path, &error))? {
+                    let entry = entry?;
+                    // From the listing, where there is a type in it: DirEntry asks nothing more.
+                    let (ino, kind) = (entry.ino(), entry.file_type()?);
+                    let path = entry.path();
+                    let meta = fs::symlink_metadata(&path).map_err(|error| at(&path, &error))?;
+                    if (ino, kind) != (meta.ino(), meta.file_type()) {
+                        let (found, expected) = ((meta.ino(), meta.file_type()), (ino, kind));
+                        return Err(io::Error::other(format!(
+                            "{}: listed as {expected:?}, and stat says {found:?}",
+                            path.display()
+                        )));
+                    }
+                    pending.push(relative.join(entry.file_name()));
+                }
+            }
+            seen.insert(relative, meta);
+        }
+        Ok(Self {
+            top: top.to_owned(),
+            seen,
+        })
+    }
+
+    /// What was seen.
+    pub(crate) fn seen(&self) -> &BTreeMap<PathBuf, Metadata> {
+        &self.seen
+    }
+
+    /// All of it as text, contents and extended attributes, too, which are read now.
+    ///
+    /// Access times of directories are left out, because looking changes them, and allocated blocks,
+    /// because the file system does when it writes back: see [`Self::blocks`].
+    pub(crate) fn describe(&self) -> io::Result<Snapshot> {
+        let describe = |(relative, meta): (&PathBuf, &Metadata)| {
+            let path = self.top.join(relative);
+            let mut text = contents(&path, meta).map_err(|error| at(&path, &error))?;
+            write!(
+                text,
+                ", {} links, inode {}, size {}, blocks of {}, device {:#x}, modified {}.{:09}, changed {}.{:09}",
+                meta.nlink(),
+                meta.ino(),
+                meta.len(),
+                meta.blksize(),
+                meta.rdev(),
+                meta.mtime(),
+                meta.mtime_nsec(),
+                meta.ctime(),
+                meta.ctime_nsec(),
+            )
+            .expect("a string");
+            if !meta.is_dir() {
+                write!(text, ", accessed {}.{:09}", meta.atime(), meta.atime_nsec())
+                    .expect("a string");
+            }
+            for (name, value) in xattrs(&path).map_err(|error| at(&path, &error))? {
+                write!(text, ", {name}={value:02x?}").expect("a string");
+            }
+            Ok((relative.clone(), text))
+        };
+        self.seen.iter().map(describe).collect()
+    }
+
+    /// How many blocks are allocated for each.
+    pub(crate) fn blocks(&self) -> Snapshot {
+        let blocks =
+            |(path, meta): (&PathBuf, &Metadata)| (path.clone(), meta.blocks().to_string());
+        self.seen.iter().map(blocks).collect()
+    }
+
+    /// What no tree may be like: a file with more or fewer links than names, a directory with two
+    /// names, or with other links than its subdirectories have (some file systems don't count
+    /// these, and say 1).
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut names: BTreeMap<u64, Vec<&Path>> = BTreeMap::new();
+        for (path, meta) in &self.seen {
+            names.entry(meta.ino()).or_default().push(path);
+        }
+        let mut faults = Vec::new();
+        for names in names.values() {
+            let meta = &self.seen[names[0]];
+            let expected = if meta.is_dir() {
+                let below = |path: &Path| path.parent() == Some(names[0]);
+                let entries = self.seen.iter().filter(|(path, _)| below(path));
+                let directories = entries.filter(|(_, meta)| meta.is_dir()).count();
+                2 + directories as u64
+            } else {
+                names.len() as u64
+            };
+            let uncounted = meta.is_dir() && meta.nlink() == 1;
+            if (meta.nlink() != expected && !uncounted) || (meta.is_dir() && names.len() > 1) {
+                faults.push(format!("{names:?}: {} links", meta.nlink()));
+            }
+        }
+        faults
+    }
+}
+
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Extended attributes of `path` itself, sorted by name.

@@ -164,3 +164,27 @@ fn another_mount_namespace() {
     assert_eq!(seen, "not here\ncontent\n");
     env.assert_clean();
 }
+
+/// `remount` through mount(8): to and fro, refused while a file is open for writing, and for what is none of ours.
+#[test]
+fn remount() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        mount -t fuse.loopfs -o ro,noexec "$SRC" "$MNT"
+        touch "$MNT/new" 2>/dev/null || echo "read-only"
+        mount -o remount,rw "$MNT"; touch "$MNT/new" && echo writable; options "$MNT" | grep -o noexec || true
+        exec 3>"$MNT/new"; code=0; mount -o remount,ro "$MNT" 2>"$ROOT/said" || code=$?
+        echo $code; grep -o 'files are open for writing' "$ROOT/said"; exec 3>&-
+        mount -o remount,ro "$MNT"; touch "$MNT/new" 2>/dev/null || echo "read-only again"
+        end "$MNT"
+        mount -t tmpfs other "$MNT"; code=0; mount.fuse.loopfs "$SRC" "$MNT" -o remount,ro 2>"$ROOT/said" || code=$?
+        echo $code; grep -o 'nothing of type fuse.loopfs' "$ROOT/said"; touch "$MNT/x"; umount "$MNT""#,
+    );
+    assert_eq!(
+        seen,
+        "read-only\nwritable\nnoexec\n32\nfiles are open for writing\nread-only again\n32\nnothing of type fuse.loopfs\n"
+    );
+    env.assert_clean();
+}

@@ -239,3 +239,36 @@ fn failed_removals_keep_nothing_open() {
     sh(&mount.mnt(), "cat 1/x 300/x; rm -r *");
     mount.finish();
 }
+
+/// What is mounted below SRC without set-user-ID programs, capabilities and devices has none on MNT either,
+/// although MNT is one mount and allows them; what lies beside it does.
+#[test]
+fn restrictions_of_what_is_mounted_below_the_source_hold() {
+    let env = TestEnv::new();
+    let seen = env
+        .private_script(
+            r#"
+        mkdir "$SRC/stick"
+        mount -t tmpfs -o nosuid,nodev stick "$SRC/stick"
+        for place in . stick; do
+            cd "$SRC/$place"
+            cp "$(command -v id)" program; cp program able; chmod 6755 program
+            setcap cap_dac_override+ep able; mknod null c 1 3; chmod 666 null; mkdir -m 2755 dir
+        done
+        cd /; "$LOOPFS" "$SRC" "$MNT"
+        for place in . stick; do
+            cd "$MNT/$place"
+            stat -c '%a %n' program dir; (ls -l program | cut -c1-10)
+            setpriv --reuid 65534 --regid 65534 --clear-groups ./program -u
+            getcap able; { echo x >null; } 2>&1 | cut -d: -f3- || true
+        done 2>&1
+        cd /; umount "$MNT"; umount "$SRC/stick""#,
+        )
+        .success();
+    assert_eq!(
+        seen,
+        "6755 program\n2755 dir\n-rwsr-sr-x\n0\nable cap_dac_override=ep\n\
+         755 program\n2755 dir\n-rwxr-xr-x\n65534\n cannot create null: No such device or address\n"
+    );
+    env.assert_clean();
+}
