@@ -19,15 +19,28 @@ macro_rules! cases {
 }
 
 mod common;
+#[path = "errors/image.rs"]
+mod image;
 mod posix {
     pub(crate) mod access;
+    pub(crate) mod acls;
     pub(crate) mod attributes;
     pub(crate) mod content;
+    pub(crate) mod creation;
+    pub(crate) mod elsewhere;
+    pub(crate) mod large;
     pub(crate) mod links;
     pub(crate) mod listing;
     pub(crate) mod locks;
+    pub(crate) mod moving;
     pub(crate) mod names;
+    pub(crate) mod opening;
+    pub(crate) mod raw;
+    pub(crate) mod setid;
+    pub(crate) mod sparse;
     pub(crate) mod special;
+    pub(crate) mod stamps;
+    pub(crate) mod together;
     pub(crate) mod visible;
     pub(crate) mod xattrs;
 }
@@ -38,6 +51,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use common::{Mount, TestEnv};
+use image::Image;
 
 /// The directory that a case works in, and what it saw there.
 pub(crate) struct Tree {
@@ -115,7 +129,25 @@ pub(crate) fn errno<T: Debug, E: Into<io::Error>>(result: Result<T, E>) -> i32 {
 #[track_caller]
 pub(crate) fn compare(case: fn(&mut Tree)) {
     let mount = Mount::start_in(TestEnv::new(), &[]);
-    let mut plain = Tree::new(mount.root().join("plain"));
+    let plain = mount.root().join("plain");
+    let source = mount.source("case");
+    compare_trees(mount, plain, &source, case);
+}
+
+/// The same on a file system of its own, of which `image` is the guard.
+#[track_caller]
+pub(crate) fn compare_on(image: &Image, case: fn(&mut Tree)) {
+    let env = TestEnv::new();
+    let mut command = env.loopfs(["-f"]);
+    command.arg(image.top()).arg(env.mnt());
+    let mount = Mount::start_command(env, command);
+    let (plain, source) = (image.top().join("plain"), image.top().join("case"));
+    compare_trees(mount, plain, &source, case);
+}
+
+#[track_caller]
+fn compare_trees(mount: Mount, plain: PathBuf, source: &Path, case: fn(&mut Tree)) {
+    let mut plain = Tree::new(plain);
     let mut mounted = Tree::new(mount.path("case"));
     case(&mut plain);
     case(&mut mounted);
@@ -137,9 +169,8 @@ pub(crate) fn compare(case: fn(&mut Tree)) {
         "one of the trees saw more than the other"
     );
     // Whatever the case left behind, SRC has it exactly as the mount shows it.
-    let source = mount.source("case");
     let through = common::tree::snapshot(&mounted.top, common::tree::Times::All);
-    let behind = common::tree::snapshot(&source, common::tree::Times::All);
+    let behind = common::tree::snapshot(source, common::tree::Times::All);
     common::tree::assert_same(&behind, &through, "MNT (found) against SRC (expected)");
     mount.finish();
 }

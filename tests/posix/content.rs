@@ -1,20 +1,17 @@
 //! What is in a file: reading, writing, truncating, holes, mappings, direct I/O, copying.
 
-// Mappings need mmap(2), which only libc offers here.
-#![allow(unsafe_code)]
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::thread;
 
 use rustix::fs::{FallocateFlags, SeekFrom as Whence, copy_file_range, fallocate, fsync, seek};
 
+use super::raw::Mapping;
 use crate::common::tree::{checksum, pattern, read_all};
 use crate::errno;
 
-fn read_write(path: &std::path::Path) -> File {
+pub(crate) fn read_write(path: &std::path::Path) -> File {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -201,22 +198,6 @@ cases! {
         t.try_see("read-only", fallocate(&read_only, FallocateFlags::empty(), 0, 10));
     }
 
-    /// Collapsing and inserting a range: the kernel's FUSE client refuses both before any daemon
-    /// is asked (fuse_file_fallocate), so this asserts the limit instead of equality.
-    fn collapse_and_insert_range_are_refused(t) {
-        let file = read_write(&t.path("f"));
-        file.write_all_at(&pattern(6, 64 << 10), 0).unwrap();
-        let on_mount = rustix::fs::fstatfs(&file).unwrap().f_type == 0x6573_5546; // FUSE_SUPER_MAGIC
-        for flags in [FallocateFlags::COLLAPSE_RANGE, FallocateFlags::INSERT_RANGE] {
-            let result = fallocate(&file, flags, 4_096, 4_096);
-            if on_mount {
-                assert_eq!(errno(result), libc::EOPNOTSUPP);
-            } else {
-                result.unwrap();
-            }
-        }
-    }
-
     /// copy_file_range within the tree, at offsets, over the end, and into itself.
     fn copy_file_range_copies(t) {
         let source = File::open(t.file("a", pattern(7, 100_000))).unwrap();
@@ -331,58 +312,5 @@ cases! {
         let all: Vec<_> = files.iter().map(|file| String::from_utf8(read_all(file).unwrap()).unwrap()).collect();
         assert_eq!(all[399], "file 399");
         t.see("contents", all);
-    }
-}
-
-/// A mapping of the start of a file.
-struct Mapping {
-    address: *mut libc::c_void,
-    length: usize,
-}
-
-impl Mapping {
-    fn new(file: &File, length: usize, shared: bool) -> std::io::Result<Self> {
-        let kind = if shared {
-            libc::MAP_SHARED
-        } else {
-            libc::MAP_PRIVATE
-        };
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at a place that the kernel chooses; nothing existing is touched.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length,
-                protection,
-                kind,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error());
-        }
-        Ok(Self { address, length })
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping is `length` readable and writable bytes until drop, borrowed with
-        // `self`; the tests change the file only between their accesses to it.
-        unsafe { std::slice::from_raw_parts_mut(self.address.cast(), self.length) }
-    }
-
-    fn sync(&self) -> std::io::Result<()> {
-        // SAFETY: exactly the mapping made in `new`.
-        match unsafe { libc::msync(self.address, self.length, libc::MS_SYNC) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: exactly the mapping made in `new`; no slice of it is alive.
-        unsafe { libc::munmap(self.address, self.length) };
     }
 }
