@@ -1,112 +1,108 @@
-//! Random sequences of operations on two trees, one plain and one mounted: every operation has the
-//! same outcome on both, and at the end both trees, and SRC behind the mount, are equal.
+//! Random operations by several workers at the same time.
 //!
-//! `PROPTEST_CASES` sets how many sequences are tried (256 if unset), of up to 60 operations each;
-//! a sequence that failed is kept in `tests/random.regressions` and tried first ever after.
+//! - `apart`: each worker has a plain tree and a mounted one to itself. Every operation has the same outcome
+//!   on both, and at the end both trees, and SRC behind the mount, are equal.
+//! - `together`: all work in one tree with the same few names, in some tests partly in SRC, behind the
+//!   back of the mount. No operation fails as none does on a plain directory, and at the end MNT shows
+//!   exactly what is in SRC.
+//! - `steady`: a file that all append to, and one that is replaced again and again.
+//!
+//! Every sequence of operations follows from a seed, which is printed. `LOOPFS_RANDOM_SEED=N` repeats it,
+//! `N/ROUND` begins with that round: all of `apart` is exactly the same then, and in the others what each
+//! worker does, not who is first. `LOOPFS_RANDOM_SECONDS` says how long each test goes on (2 if unset);
+//! `scripts/soak` runs them for long.
+//!
+//! In reading order: `operation` (what can be done), `draw` (how it is drawn), `world` with `contents`,
+//! `attributes` and `looking` (doing it), `run` (seed, time, mount), and the three kinds of test.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 mod random {
+    pub(crate) mod apart;
+    pub(crate) mod attributes;
+    pub(crate) mod contents;
+    pub(crate) mod draw;
+    pub(crate) mod looking;
     pub(crate) mod operation;
+    pub(crate) mod raw;
+    pub(crate) mod run;
+    pub(crate) mod steady;
+    pub(crate) mod together;
     pub(crate) mod world;
 }
 
-use std::fs;
+use random::run::Setup;
+use random::together::Workers;
+use random::{apart, steady, together};
 
-use common::tree::{Times, difference, snapshot};
-use common::{Mount, TestEnv};
-use proptest::collection::vec;
-use proptest::prelude::*;
-use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
+const ON_MOUNT: Workers = Workers {
+    on_mount: 6,
+    in_source: 0,
+};
+const ON_BOTH: Workers = Workers {
+    on_mount: 4,
+    in_source: 2,
+};
 
-use random::operation::{Operation, operation};
-use random::world::World;
+const NOTHING_REMEMBERED: &str = "attr_timeout=0,entry_timeout=0,negative_timeout=0";
+const MUCH_REMEMBERED: &str = "attr_timeout=600,entry_timeout=600,negative_timeout=600";
 
-fn config() -> Config {
-    let regressions = FileFailurePersistence::Direct("tests/random.regressions");
-    Config {
-        failure_persistence: Some(Box::new(regressions)),
-        // Each step of shrinking replays a sequence on real trees: enough to be small, not minimal.
-        max_shrink_iters: 2_000,
-        ..Config::default()
-    }
-}
-
-/// One sequence in directories of its own below the plain and the mounted tree.
-fn same_on_both(mount: &Mount, number: u32, operations: &[Operation]) -> Result<(), TestCaseError> {
-    let name = format!("case-{number}");
-    let (plain, mounted) = (mount.root().join("plain").join(&name), mount.path(&name));
-    fs::create_dir(&plain).unwrap();
-    fs::create_dir(&mounted).unwrap();
-    {
-        let (mut plain, mut mounted) = (World::new(&plain), World::new(&mounted));
-        for (step, operation) in operations.iter().enumerate() {
-            let (expected, found) = (plain.apply(operation), mounted.apply(operation));
-            prop_assert_eq!(
-                &found,
-                &expected,
-                "step {} ({:?}): mount (left), plain (right)",
-                step,
-                operation
-            );
+/// A test: its name, what runs, and on what.
+macro_rules! tests {
+    ($($(#[$doc:meta])+ $name:ident: $kind:ident($workers:expr) { $($field:ident: $value:expr),* })+) => { $(
+        $(#[$doc])+
+        #[test]
+        fn $name() {
+            let setup = Setup { name: stringify!($name), ..Setup::default() };
+            $kind::run($workers, Setup { $($field: $value,)* ..setup });
         }
-    }
-    let expected = snapshot(&plain, Times::Ignored);
-    let found = snapshot(&mounted, Times::Ignored);
-    prop_assert!(
-        expected == found,
-        "mounted differs from plain:\n{}",
-        difference(&expected, &found)
-    );
-    let (behind, through) = (
-        snapshot(&mount.source(&name), Times::All),
-        snapshot(&mounted, Times::All),
-    );
-    prop_assert!(
-        behind == through,
-        "MNT differs from SRC:\n{}",
-        difference(&behind, &through)
-    );
-    // Removed at once: hundreds of cases should not make the trees grow.
-    fs::remove_dir_all(&plain).unwrap();
-    fs::remove_dir_all(&mounted).unwrap();
-    Ok(())
+    )+ };
 }
 
-fn sequences(options: &[&str]) {
-    let mount = Mount::start_in(TestEnv::new(), options);
-    fs::create_dir(mount.root().join("plain")).unwrap();
-    let mut number = 0;
-    let counter = std::cell::RefCell::new(&mut number);
-    let mut runner = TestRunner::new(config());
-    let result = runner.run(&vec(operation(), 1..60), |operations| {
-        let number = {
-            let mut counter = counter.borrow_mut();
-            **counter += 1;
-            **counter
-        };
-        same_on_both(&mount, number, &operations)
-    });
-    if let Err(error) = result {
-        panic!("{error}");
-    }
-    mount.finish();
-}
+tests! {
+    /// With the default options.
+    apart_with_defaults: apart(3) {}
 
-/// With the default options.
-#[test]
-fn random_operations_have_the_same_outcome() {
-    sequences(&[]);
-}
+    /// One event loop, and the kernel asks again each time.
+    apart_with_nothing_remembered: apart(2) { options: &["--threads", "1", "-o", NOTHING_REMEMBERED] }
 
-/// With one event loop and nothing remembered by the kernel.
-#[test]
-fn random_operations_without_caching() {
-    sequences(&[
-        "--threads",
-        "1",
-        "-o",
-        "attr_timeout=0,entry_timeout=0,negative_timeout=0",
-    ]);
+    /// The kernel asks as seldom as it can: what one operation changes, others must not get to see as it was.
+    apart_with_much_remembered: apart(2) { options: &["-o", MUCH_REMEMBERED] }
+
+    /// Every inode by a descriptor that stays open.
+    apart_without_file_handles: apart(2) { features_off: "file-handles" }
+
+    /// By file handles, with far fewer descriptors than inodes.
+    apart_with_few_descriptors: apart(2) { open_files: Some(64) }
+
+    /// In one tree.
+    together_with_defaults: together(ON_MOUNT) {}
+
+    /// In one tree, the kernel asks again each time.
+    together_with_nothing_remembered: together(ON_MOUNT) { options: &["-o", NOTHING_REMEMBERED] }
+
+    /// In one tree, the kernel asks as seldom as it can.
+    together_with_much_remembered: together(ON_MOUNT) { options: &["-o", MUCH_REMEMBERED] }
+
+    /// In one tree, inodes by descriptors.
+    together_without_file_handles: together(ON_MOUNT) { features_off: "file-handles" }
+
+    /// In one tree, far fewer descriptors than inodes.
+    together_with_few_descriptors: together(ON_MOUNT) { open_files: Some(96) }
+
+    /// Some in SRC: the mount shows it when a second has passed.
+    together_with_changes_in_src: together(ON_BOTH) {}
+
+    /// Some in SRC, and the kernel asks again each time.
+    together_with_changes_in_src_and_nothing_remembered: together(ON_BOTH) { options: &["-o", NOTHING_REMEMBERED] }
+
+    /// Some in SRC, inodes by descriptors.
+    together_with_changes_in_src_without_file_handles: together(ON_BOTH) { features_off: "file-handles" }
+
+    /// Appending and replacing.
+    steady_with_defaults: steady(ON_MOUNT) {}
+
+    /// Appending and replacing, on both sides.
+    steady_with_changes_in_src: steady(ON_BOTH) {}
 }

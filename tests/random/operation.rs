@@ -1,44 +1,93 @@
-//! One operation with its arguments, and how proptest draws it.
+//! One operation with its arguments: what a program could ask of a tree.
 //!
-//! Names come from a handful, so that operations meet: most of what can go wrong needs two of them
-//! at the same file.
+//! A failure prints them: their `Debug` form is short where it can be.
 
-use proptest::prelude::*;
+use std::fmt;
 
-/// A path of one to three components, each one of four letters.
-pub(crate) type Path = Vec<u8>;
-
-/// Number of an open file; see `World`.
+/// Number of an open file, or of an open directory; see `World`.
 pub(crate) type Slot = usize;
 
 /// How many files a sequence may have open at once.
-pub(crate) const SLOTS: usize = 3;
+pub(crate) const FILES: usize = 3;
 
-/// What is done.
+/// How many directories a sequence may have open at once.
+pub(crate) const DIRECTORIES: usize = 2;
+
+/// The names that there are: few, so that operations meet. Most of what can go wrong needs two of them
+/// at the same file.
+pub(crate) const NAMES: [u8; 4] = *b"abcd";
+
+/// One to three names, from the top of the tree or from an open directory (from the top if none is
+/// open there).
+#[derive(Clone)]
+pub(crate) struct Path {
+    pub(crate) from: Option<Slot>,
+    pub(crate) names: Vec<u8>,
+}
+
+impl fmt::Debug for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(slot) = self.from {
+            write!(f, "[{slot}]/")?;
+        }
+        let names: Vec<_> = self.names.iter().map(|name| char::from(*name)).collect();
+        for (place, name) in names.iter().enumerate() {
+            write!(f, "{}{name}", if place > 0 { "/" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// A file by a path or, if it is open, by its number.
+#[derive(Clone)]
+pub(crate) enum Place {
+    Path(Path),
+    Slot(Slot),
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.fmt(f),
+            Self::Slot(slot) => write!(f, "#{slot}"),
+        }
+    }
+}
+
+/// Somebody who is not root.
+#[derive(Clone)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}+{:?}", self.uid, self.gid, self.groups)
+    }
+}
+
+/// What is done. Where a path is followed if it leads to a symlink, that is what the system call of the
+/// name does, unless there is a flag for it.
 #[derive(Debug, Clone)]
 pub(crate) enum Operation {
-    Create {
+    // Names.
+    Open {
+        slot: Option<Slot>,
         path: Path,
+        how: Opening,
         mode: u32,
-        exclusive: bool,
     },
-    Write {
-        path: Path,
-        offset: u32,
-        length: u16,
-        seed: u8,
+    Close {
+        slot: Slot,
     },
-    Append {
+    OpenDirectory {
+        slot: Slot,
         path: Path,
-        length: u16,
-        seed: u8,
     },
-    Truncate {
-        path: Path,
-        size: u32,
-    },
-    Read {
-        path: Path,
+    CloseDirectory {
+        slot: Slot,
     },
     Mkdir {
         path: Path,
@@ -55,77 +104,249 @@ pub(crate) enum Operation {
         to: Path,
         how: Rename,
     },
+    /// An open file gets a name by way of `/proc/self/fd`.
     Link {
-        from: Path,
+        from: Place,
         to: Path,
+        follow: bool,
     },
+    /// `up`: the target begins with `..`.
     Symlink {
+        up: bool,
         target: Path,
         path: Path,
     },
-    Fifo {
+    Node {
         path: Path,
-    },
-    Chmod {
-        path: Path,
+        kind: Node,
         mode: u32,
     },
-    Chown {
-        path: Path,
-        uid: u16,
-        gid: u16,
+
+    // Contents.
+    Write {
+        on: Place,
+        offset: u32,
+        length: u16,
+        seed: u8,
     },
-    Times {
-        path: Path,
-        seconds: i32,
-        nanoseconds: u32,
-        access_too: bool,
+    /// By path with `O_APPEND`, otherwise at the file's position.
+    Append {
+        on: Place,
+        length: u16,
+        seed: u8,
     },
-    SetXattr {
-        path: Path,
-        name: u8,
+    Read {
+        on: Place,
+    },
+    ReadPart {
+        on: Place,
+        offset: u32,
         length: u16,
     },
-    RemoveXattr {
-        path: Path,
-        name: u8,
+    Truncate {
+        on: Place,
+        size: u32,
     },
     Allocate {
-        path: Path,
+        on: Place,
         how: Allocate,
         offset: u32,
         length: u16,
     },
-    Stat {
-        path: Path,
+    /// Writes through a shared mapping, made for this and synchronised.
+    MapWrite {
+        on: Place,
+        offset: u32,
+        length: u16,
+        seed: u8,
     },
-    List {
-        path: Path,
+    MapRead {
+        on: Place,
+        offset: u32,
+        length: u16,
     },
-    Open {
+    /// A shared mapping of a whole open file that lasts until the file is closed; what is written
+    /// through it stays in memory.
+    KeepMapping {
         slot: Slot,
-        path: Path,
-        write: bool,
     },
-    Close {
-        slot: Slot,
-    },
-    SlotWrite {
+    KeptWrite {
         slot: Slot,
         offset: u32,
         length: u16,
         seed: u8,
     },
-    SlotRead {
+    KeptRead {
         slot: Slot,
+        offset: u32,
+        length: u16,
     },
-    SlotTruncate {
+    Copy {
+        from: Place,
+        to: Place,
+        offsets: (u32, u32),
+        length: u16,
+    },
+    /// Where SEEK_DATA and SEEK_HOLE say that there is nothing, there is nothing.
+    Holes {
+        on: Place,
+    },
+    Sync {
+        on: Place,
+        data_only: bool,
+    },
+    Lock {
         slot: Slot,
-        size: u32,
+        how: Lock,
     },
-    SlotStat {
+    SetAppending {
         slot: Slot,
+        appending: bool,
     },
+
+    // Attributes.
+    Chmod {
+        on: Place,
+        mode: u32,
+    },
+    Chown {
+        on: Place,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        follow: bool,
+    },
+    Times {
+        on: Place,
+        access: SetTime,
+        modification: SetTime,
+        follow: bool,
+    },
+    SetXattr {
+        on: Place,
+        name: Xattr,
+        length: u16,
+        how: SetXattr,
+    },
+    GetXattr {
+        on: Place,
+        name: Xattr,
+        room: u16,
+    },
+    ListXattrs {
+        on: Place,
+        room: u16,
+    },
+    RemoveXattr {
+        on: Place,
+        name: Xattr,
+    },
+    SetAcl {
+        on: Place,
+        default: bool,
+        entries: Vec<AclEntry>,
+    },
+    SetFlags {
+        on: Place,
+        flags: u8,
+    },
+    Umask {
+        mask: u32,
+    },
+
+    // Looking.
+    Stat {
+        on: Place,
+    },
+    /// Whether two names are the same file.
+    Same {
+        one: Path,
+        other: Path,
+    },
+    Access {
+        path: Path,
+        rights: u8,
+    },
+    ReadLink {
+        path: Path,
+    },
+    List {
+        path: Path,
+    },
+    /// Reads an open directory from its start, goes back to the place after some entry, and reads on.
+    Seek {
+        slot: Slot,
+        after: u8,
+    },
+
+    // Around another one.
+    As {
+        user: User,
+        operation: Box<Operation>,
+    },
+    /// Tells, too, which times of what it names have changed.
+    Observe {
+        operation: Box<Operation>,
+    },
+}
+
+impl Operation {
+    /// The one inside, without who does it and who looks on.
+    pub(crate) fn itself(&self) -> &Self {
+        match self {
+            Self::As { operation, .. } | Self::Observe { operation } => operation.itself(),
+            other => other,
+        }
+    }
+
+    /// What it is called.
+    pub(crate) fn kind(&self) -> String {
+        let text = format!("{:?}", self.itself());
+        let name = text.split_whitespace().next();
+        name.unwrap_or_default().to_owned()
+    }
+
+    /// Whether the file system may not know how to do it, or may lack the room of an inode for it.
+    pub(crate) fn may_be_unsupported(&self) -> bool {
+        matches!(
+            self.itself(),
+            Self::Allocate { .. }
+                | Self::SetXattr { .. }
+                | Self::GetXattr { .. }
+                | Self::ListXattrs { .. }
+                | Self::RemoveXattr { .. }
+                | Self::SetAcl { .. }
+        )
+    }
+}
+
+/// open(2)'s flags.
+#[derive(Clone, Copy)]
+#[allow(clippy::struct_excessive_bools)] // each is a flag of its own
+pub(crate) struct Opening {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+    pub(crate) create: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) truncate: bool,
+    pub(crate) append: bool,
+    pub(crate) no_follow: bool,
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags = [
+            (self.read, "read"),
+            (self.write, "write"),
+            (self.create, "create"),
+            (self.exclusive, "exclusive"),
+            (self.truncate, "truncate"),
+            (self.append, "append"),
+            (self.no_follow, "no_follow"),
+        ];
+        let set = flags.iter().filter(|(set, _)| *set);
+        let names: Vec<_> = set.map(|(_, name)| *name).collect();
+        f.write_str(&names.join("+"))
+    }
 }
 
 /// renameat2's flags.
@@ -137,6 +358,16 @@ pub(crate) enum Rename {
     Whiteout,
 }
 
+/// What mknod makes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Node {
+    Fifo,
+    Socket,
+    /// `/dev/null`, which does no harm when it is opened.
+    Null,
+    Regular,
+}
+
 /// fallocate's modes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Allocate {
@@ -146,87 +377,57 @@ pub(crate) enum Allocate {
     Zero,
 }
 
-fn path() -> impl Strategy<Value = Path> {
-    prop::collection::vec(b'a'..=b'd', 1..=3)
+/// flock's operations, none of which waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lock {
+    Shared,
+    Exclusive,
+    Unlock,
 }
 
-fn rename() -> impl Strategy<Value = Rename> {
-    prop_oneof![
-        4 => Just(Rename::Plain),
-        1 => Just(Rename::NoReplace),
-        1 => Just(Rename::Exchange),
-        1 => Just(Rename::Whiteout),
-    ]
+/// What utimensat is to do with a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SetTime {
+    Omit,
+    Now,
+    At(i32, u32),
 }
 
-fn allocate() -> impl Strategy<Value = Allocate> {
-    prop_oneof![
-        Just(Allocate::Extend),
-        Just(Allocate::KeepSize),
-        Just(Allocate::Punch),
-        Just(Allocate::Zero)
-    ]
+/// The extended attributes that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Xattr {
+    User,
+    OtherUser,
+    Trusted,
+    Security,
+    /// With a value that is one.
+    Capability,
+    AccessAcl,
+    DefaultAcl,
 }
 
-/// Permission bits, with the special ones now and then. Root runs the tests, so none forbids anything.
-fn mode() -> impl Strategy<Value = u32> {
-    prop_oneof![3 => 0..0o1000_u32, 1 => 0..0o10000_u32]
+impl Xattr {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::User => "user.one",
+            Self::OtherUser => "user.two",
+            Self::Trusted => "trusted.three",
+            Self::Security => "security.four",
+            Self::Capability => "security.capability",
+            Self::AccessAcl => "system.posix_acl_access",
+            Self::DefaultAcl => "system.posix_acl_default",
+        }
+    }
 }
 
-/// Any operation; those that build a tree come more often than those that take it down.
-pub(crate) fn operation() -> impl Strategy<Value = Operation> {
-    use Operation::*;
-    let offset = 0..40_000_u32;
-    let length = 0..9_000_u16;
-    let making = prop_oneof![
-        3 => (path(), mode(), any::<bool>()).prop_map(|(path, mode, exclusive)| Create { path, mode, exclusive }),
-        3 => (path(), mode()).prop_map(|(path, mode)| Mkdir { path, mode }),
-        3 => (path(), offset.clone(), length.clone(), any::<u8>())
-            .prop_map(|(path, offset, length, seed)| Write { path, offset, length, seed }),
-        2 => (path(), length.clone(), any::<u8>()).prop_map(|(path, length, seed)| Append { path, length, seed }),
-        2 => (path(), path()).prop_map(|(from, to)| Link { from, to }),
-        1 => (path(), path()).prop_map(|(target, path)| Symlink { target, path }),
-        1 => path().prop_map(|path| Fifo { path }),
-    ];
-    let moving = prop_oneof![
-        4 => (path(), path(), rename()).prop_map(|(from, to, how)| Rename { from, to, how }),
-        2 => path().prop_map(|path| Unlink { path }),
-        1 => path().prop_map(|path| Rmdir { path }),
-        1 => (path(), 0..60_000_u32).prop_map(|(path, size)| Truncate { path, size }),
-        1 => (path(), allocate(), offset.clone(), length.clone())
-            .prop_map(|(path, how, offset, length)| Allocate { path, how, offset, length }),
-    ];
-    let attributes = prop_oneof![
-        (path(), mode()).prop_map(|(path, mode)| Chmod { path, mode }),
-        (path(), 0..4_u16, 0..4_u16).prop_map(|(path, uid, gid)| Chown { path, uid, gid }),
-        (path(), any::<i32>(), 0..1_000_000_000_u32, any::<bool>()).prop_map(
-            |(path, seconds, nanoseconds, access_too)| Times {
-                path,
-                seconds,
-                nanoseconds,
-                access_too
-            }
-        ),
-        (path(), 0..3_u8, 0..300_u16).prop_map(|(path, name, length)| SetXattr {
-            path,
-            name,
-            length
-        }),
-        (path(), 0..3_u8).prop_map(|(path, name)| RemoveXattr { path, name }),
-    ];
-    let looking = prop_oneof![
-        path().prop_map(|path| Stat { path }),
-        path().prop_map(|path| List { path }),
-        path().prop_map(|path| Read { path }),
-    ];
-    let open_files = prop_oneof![
-        3 => (0..SLOTS, path(), any::<bool>()).prop_map(|(slot, path, write)| Open { slot, path, write }),
-        1 => (0..SLOTS).prop_map(|slot| Close { slot }),
-        3 => (0..SLOTS, offset, length, any::<u8>())
-            .prop_map(|(slot, offset, length, seed)| SlotWrite { slot, offset, length, seed }),
-        2 => (0..SLOTS).prop_map(|slot| SlotRead { slot }),
-        1 => (0..SLOTS, 0..60_000_u32).prop_map(|(slot, size)| SlotTruncate { slot, size }),
-        1 => (0..SLOTS).prop_map(|slot| SlotStat { slot }),
-    ];
-    prop_oneof![5 => making, 3 => moving, 2 => attributes, 2 => looking, 3 => open_files]
+/// setxattr's flags.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SetXattr {
+    Any,
+    Create,
+    Replace,
 }
+
+/// An entry of an ACL as linux/posix_acl_xattr.h has it: tag, permissions, id. Tags: 1 owner, 2 user,
+/// 4 owning group, 8 group, 0x10 mask, 0x20 others.
+pub(crate) type AclEntry = (u16, u16, u32);

@@ -1,258 +1,329 @@
-//! One tree on which operations are carried out, and the files that are open in it.
+//! One tree on which operations are carried out, and what is open in it. Names are dealt with here,
+//! the rest in [`super::contents`], [`super::attributes`] and [`super::looking`].
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path as RealPath, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, Mode, RenameFlags, Timespec, Timestamps, UTIME_OMIT,
-    XattrFlags, fallocate, lremovexattr, lsetxattr, mkdirat, mknodat, renameat_with, utimensat,
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, linkat, makedev, mkdirat, mknodat, openat,
+    renameat_with,
 };
 
-use super::operation::{Allocate, Operation, Rename, SLOTS};
-use crate::common::tree::{checksum, pattern, read_all};
+use super::operation::{
+    DIRECTORIES, FILES, Node, Opening, Operation, Path, Place, Rename, Slot, User,
+};
+use super::raw::Mapping;
+use crate::common::as_user;
 
-/// A tree and its open files.
+/// What a program sees: a summary of the result, or the error.
+pub(crate) type Outcome = io::Result<String>;
+
+/// The "error" of an operation on an open file where none is open.
+pub(crate) const NOTHING_OPEN: &str = "nothing open";
+
+/// A tree and what is open in it.
+#[derive(Debug)]
 pub(crate) struct World {
-    top: PathBuf,
-    open: [Option<File>; SLOTS],
+    pub(super) top: PathBuf,
+    /// The same directory in SRC, if this is a mount and nobody else works in it.
+    pub(super) behind: Option<PathBuf>,
+    /// Somebody else works in it: what is seen now may be different in a moment.
+    pub(super) shared: bool,
+    pub(super) files: [Option<OpenFile>; FILES],
+    pub(super) directories: [Option<OwnedFd>; DIRECTORIES],
+    keeps_directories: bool,
+    /// File flags were set, some of which keep a file from being removed.
+    pub(super) flagged: bool,
+}
+
+/// A regular file that is open. The mapping goes first.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) mapping: Option<Mapping>,
+    pub(super) file: File,
+}
+
+/// A file to work on: one that is open, or one that was opened for this.
+pub(super) enum Opened<'a> {
+    Slot(&'a File),
+    Own(File),
+}
+
+impl Deref for Opened<'_> {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        match self {
+            Self::Slot(file) => file,
+            Self::Own(file) => file,
+        }
+    }
 }
 
 impl World {
-    /// Works below `top`, with nothing open.
-    pub(crate) fn new(top: &Path) -> Self {
+    /// A new tree below `directory`, which is made.
+    pub(crate) fn new(directory: &RealPath) -> Self {
+        let top = top_of(directory);
+        fs::create_dir(directory).expect("a directory for the tree");
+        fs::create_dir(&top).expect("a tree");
+        // For the users, too.
+        fs::set_permissions(&top, fs::Permissions::from_mode(0o777)).expect("open to all");
+        Self::at(&top)
+    }
+
+    /// A tree that is there already, with nothing open.
+    fn at(top: &RealPath) -> Self {
         Self {
             top: top.to_owned(),
-            open: [const { None }; SLOTS],
+            behind: None,
+            shared: false,
+            files: [const { None }; FILES],
+            directories: [const { None }; DIRECTORIES],
+            keeps_directories: true,
+            flagged: false,
         }
     }
 
-    /// Carries `operation` out. The outcome is what a program would have seen: a summary of the
-    /// result, or the error.
-    pub(crate) fn apply(&mut self, operation: &Operation) -> String {
-        match self.try_apply(operation) {
-            Ok(seen) => seen,
-            Err(error) => error.to_string(),
+    /// As [`Self::new`], on a mount that shows what is in `source`.
+    pub(crate) fn mounted(directory: &RealPath, source: &RealPath) -> Self {
+        Self {
+            behind: Some(top_of(source)),
+            ..Self::new(directory)
         }
     }
 
-    fn path(&self, letters: &[u8]) -> PathBuf {
-        letters.iter().fold(self.top.clone(), |path, letter| {
-            path.join(std::ffi::OsStr::from_bytes(&[*letter]))
+    /// One in which others work at the same time; `directory` is one that [`Self::new`] has made.
+    pub(crate) fn shared(directory: &RealPath) -> Self {
+        Self {
+            shared: true,
+            ..Self::at(&top_of(directory))
+        }
+    }
+
+    /// The same, keeping no directory open.
+    ///
+    /// For a mount where others work in SRC: rmdir(2) and rename(2) over a directory say which one by its
+    /// name, and the kernel takes that which it knew by it for removed. If it was another one by then, the
+    /// kernel has to forget the wrong one before it is seen again, which it can't while it is open.
+    pub(crate) fn shared_with_source(directory: &RealPath) -> Self {
+        Self {
+            keeps_directories: false,
+            ..Self::shared(directory)
+        }
+    }
+
+    /// Carries `operation` out.
+    pub(crate) fn apply(&mut self, operation: &Operation) -> Outcome {
+        use Operation::{As, Observe, Umask};
+        match operation {
+            As { user, operation } => self.apply_as(user, operation),
+            Observe { operation } => self.observe(operation),
+            Umask { mask } => {
+                rustix::process::umask(Mode::from_raw_mode(*mask));
+                done(())
+            }
+            _ => None
+                .or_else(|| self.names(operation))
+                .or_else(|| self.contents(operation))
+                .or_else(|| self.attributes(operation))
+                .or_else(|| self.looking(operation))
+                .unwrap_or_else(|| unreachable!("nobody does {operation:?}")),
+        }
+    }
+
+    fn apply_as(&mut self, user: &User, operation: &Operation) -> Outcome {
+        as_user(user.uid, user.gid, &user.groups, || self.apply(operation))
+    }
+
+    /// Whether operations may have set file flags that keep files from being removed.
+    pub(crate) fn is_flagged(&self) -> bool {
+        self.flagged
+    }
+
+    /// What was written through mappings reaches the files.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        let mappings = self.files.iter().flatten();
+        mappings
+            .filter_map(|open| open.mapping.as_ref())
+            .try_for_each(Mapping::sync)
+    }
+
+    /// Where a path leads. From an open directory it goes by `/proc/self/fd`, as openat(2) would.
+    pub(super) fn path(&self, path: &Path) -> PathBuf {
+        let from = path.from.and_then(|slot| self.directories[slot].as_ref());
+        let top = match from {
+            Some(directory) => format!("/proc/self/fd/{}", directory.as_raw_fd()).into(),
+            None => self.top.clone(),
+        };
+        path.names
+            .iter()
+            .fold(top, |path, name| path.join(OsStr::from_bytes(&[*name])))
+    }
+
+    /// The open file of a number.
+    pub(super) fn open_file(&self, slot: Slot) -> io::Result<&OpenFile> {
+        self.files[slot]
+            .as_ref()
+            .ok_or_else(|| io::Error::other(NOTHING_OPEN))
+    }
+
+    /// The file of a place; by path it is opened so, without waiting for the other end if it is a FIFO.
+    pub(super) fn file(&self, place: &Place, how: &mut OpenOptions) -> io::Result<Opened<'_>> {
+        match place {
+            Place::Slot(slot) => Ok(Opened::Slot(&self.open_file(*slot)?.file)),
+            Place::Path(path) => how
+                .custom_flags(libc::O_NONBLOCK)
+                .open(self.path(path))
+                .map(Opened::Own),
+        }
+    }
+
+    /// A place as a path: that of an open file is in /proc and has to be followed.
+    pub(super) fn path_of(&self, place: &Place) -> io::Result<PathBuf> {
+        match place {
+            Place::Path(path) => Ok(self.path(path)),
+            Place::Slot(slot) => {
+                let number = self.open_file(*slot)?.file.as_raw_fd();
+                Ok(format!("/proc/self/fd/{number}").into())
+            }
+        }
+    }
+
+    /// Operations on names; `None` if it is another one.
+    fn names(&mut self, operation: &Operation) -> Option<Outcome> {
+        use Operation::{
+            Close, CloseDirectory, Link, Mkdir, Node, Open, OpenDirectory, Rename, Rmdir, Symlink,
+            Unlink,
+        };
+        Some(match operation {
+            Open {
+                slot,
+                path,
+                how,
+                mode,
+            } => self.open(*slot, path, *how, *mode),
+            Close { slot } => {
+                self.files[*slot] = None;
+                done(())
+            }
+            OpenDirectory { slot, path } => self.open_directory(*slot, path),
+            CloseDirectory { slot } => {
+                self.directories[*slot] = None;
+                done(())
+            }
+            Mkdir { path, mode } => {
+                finished(mkdirat(CWD, self.path(path), Mode::from_raw_mode(*mode)))
+            }
+            Rmdir { path } => fs::remove_dir(self.path(path)).and_then(done),
+            Unlink { path } => fs::remove_file(self.path(path)).and_then(done),
+            Rename { from, to, how } => self.rename(from, to, *how),
+            Link { from, to, follow } => self.link(from, to, *follow),
+            Symlink { up, target, path } => {
+                let names = target
+                    .names
+                    .iter()
+                    .map(|name| OsStr::from_bytes(std::slice::from_ref(name)));
+                let target: PathBuf = up
+                    .then_some(OsStr::new(".."))
+                    .into_iter()
+                    .chain(names)
+                    .collect();
+                symlink(target, self.path(path)).and_then(done)
+            }
+            Node { path, kind, mode } => self.make_node(path, *kind, *mode),
+            _ => return None,
         })
     }
 
-    // One arm for each operation: splitting the list would only hide that it is one.
-    #[allow(clippy::too_many_lines)]
-    fn try_apply(&mut self, operation: &Operation) -> io::Result<String> {
-        use Operation::{
-            Allocate, Append, Chmod, Chown, Close, Create, Fifo, Link, List, Mkdir, Open, Read,
-            RemoveXattr, Rename, Rmdir, SetXattr, SlotRead, SlotStat, SlotTruncate, SlotWrite,
-            Stat, Symlink, Times, Truncate, Unlink, Write,
+    fn open(&mut self, slot: Option<Slot>, path: &Path, how: Opening, mode: u32) -> Outcome {
+        let mut flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
+        flags |= match (how.read, how.write) {
+            (true, true) => OFlags::RDWR,
+            (false, true) => OFlags::WRONLY,
+            _ => OFlags::RDONLY,
         };
-        let done = |()| "done".to_owned();
-        match operation {
-            Create {
-                path,
-                mode,
-                exclusive,
-            } => {
-                let mut options = writing();
-                options.mode(*mode).create(true).create_new(*exclusive);
-                options.open(self.path(path)).map(|_| "done".to_owned())
-            }
-            Write {
-                path,
-                offset,
-                length,
-                seed,
-            } => {
-                let file = writing().open(self.path(path))?;
-                file.write_all_at(&pattern(*seed, usize::from(*length)), u64::from(*offset))
-                    .map(done)
-            }
-            Append { path, length, seed } => {
-                let mut options = OpenOptions::new();
-                let mut file = options
-                    .append(true)
-                    .custom_flags(libc::O_NONBLOCK)
-                    .open(self.path(path))?;
-                file.write_all(&pattern(*seed, usize::from(*length)))
-                    .map(done)
-            }
-            Truncate { path, size } => writing()
-                .open(self.path(path))?
-                .set_len(u64::from(*size))
-                .map(done),
-            Read { path } => {
-                let mut options = OpenOptions::new();
-                let file = options
-                    .read(true)
-                    .custom_flags(libc::O_NONBLOCK)
-                    .open(self.path(path))?;
-                let content = read_all(&file)?;
-                Ok(format!("{} bytes, {:x}", content.len(), checksum(&content)))
-            }
-            Mkdir { path, mode } => mkdirat(CWD, self.path(path), Mode::from_raw_mode(*mode))
-                .map(done)
-                .map_err(Into::into),
-            Rmdir { path } => fs::remove_dir(self.path(path)).map(done),
-            Unlink { path } => fs::remove_file(self.path(path)).map(done),
-            Rename { from, to, how } => {
-                let result = renameat_with(CWD, self.path(from), CWD, self.path(to), flags(*how));
-                result.map(done).map_err(Into::into)
-            }
-            Link { from, to } => fs::hard_link(self.path(from), self.path(to)).map(done),
-            // A relative target: it leads to the same place in both trees.
-            Symlink { target, path } => symlink(
-                self.path(target).strip_prefix(&self.top).expect("below"),
-                self.path(path),
-            )
-            .map(done),
-            Fifo { path } => {
-                let made = mknodat(
-                    CWD,
-                    self.path(path),
-                    FileType::Fifo,
-                    Mode::RUSR | Mode::WUSR,
-                    0,
-                );
-                made.map(done).map_err(Into::into)
-            }
-            Chmod { path, mode } => {
-                fs::set_permissions(self.path(path), fs::Permissions::from_mode(*mode)).map(done)
-            }
-            Chown { path, uid, gid } => {
-                lchown(self.path(path), Some((*uid).into()), Some((*gid).into())).map(done)
-            }
-            Times {
-                path,
-                seconds,
-                nanoseconds,
-                access_too,
-            } => {
-                let path = self.path(path);
-                set_times(&path, *seconds, *nanoseconds, *access_too)?;
-                // At once: a later operation on a directory gives it a time of the moment.
-                let meta = fs::symlink_metadata(&path)?;
-                Ok(format!("{}.{:09}", meta.mtime(), meta.mtime_nsec()))
-            }
-            SetXattr { path, name, length } => {
-                let value = pattern(*name, usize::from(*length));
-                let set = lsetxattr(self.path(path), xattr(*name), &value, XattrFlags::empty());
-                set.map(done).map_err(Into::into)
-            }
-            RemoveXattr { path, name } => lremovexattr(self.path(path), xattr(*name))
-                .map(done)
-                .map_err(Into::into),
-            Allocate {
-                path,
-                how,
-                offset,
-                length,
-            } => {
-                let file = writing().open(self.path(path))?;
-                let result = fallocate(&file, mode(*how), u64::from(*offset), u64::from(*length));
-                result.map(done).map_err(Into::into)
-            }
-            Stat { path } => fs::symlink_metadata(self.path(path)).map(|meta| summary(&meta)),
-            List { path } => {
-                let entries = fs::read_dir(self.path(path))?;
-                let mut names: Vec<_> = entries
-                    .map(|entry| entry.map(|entry| entry.file_name()))
-                    .collect::<Result<_, _>>()?;
-                names.sort();
-                Ok(format!("{names:?}"))
-            }
-            Open { slot, path, write } => {
-                let mut options = OpenOptions::new();
-                options
-                    .read(true)
-                    .write(*write)
-                    .custom_flags(libc::O_NONBLOCK);
-                let file = options.open(self.path(path))?;
-                // A FIFO or directory that is open does no harm, but reads and writes of it differ
-                // from those of files only in ways that say nothing about loopfs.
-                self.open[*slot] = file.metadata()?.is_file().then_some(file);
-                Ok("done".to_owned())
-            }
-            Close { slot } => {
-                self.open[*slot] = None;
-                Ok("done".to_owned())
-            }
-            SlotWrite {
-                slot,
-                offset,
-                length,
-                seed,
-            } => self.with(*slot, |file| {
-                file.write_all_at(&pattern(*seed, usize::from(*length)), u64::from(*offset))
-                    .map(done)
-            }),
-            SlotRead { slot } => self.with(*slot, |file| {
-                let content = read_all(file)?;
-                Ok(format!("{} bytes, {:x}", content.len(), checksum(&content)))
-            }),
-            SlotTruncate { slot, size } => {
-                self.with(*slot, |file| file.set_len(u64::from(*size)).map(done))
-            }
-            SlotStat { slot } => {
-                self.with(*slot, |file| file.metadata().map(|meta| summary(&meta)))
-            }
+        flags.set(OFlags::CREATE, how.create);
+        flags.set(OFlags::EXCL, how.exclusive);
+        flags.set(OFlags::TRUNC, how.truncate);
+        flags.set(OFlags::APPEND, how.append);
+        flags.set(OFlags::NOFOLLOW, how.no_follow);
+        let file = openat(CWD, self.path(path), flags, Mode::from_raw_mode(mode))?;
+        let file = File::from(file);
+        let is_file = file.metadata()?.is_file();
+        if let Some(slot) = slot {
+            // A FIFO, directory or device that is open does no harm, but reads and writes of it
+            // differ from those of files only in ways that say nothing about loopfs.
+            self.files[slot] = is_file.then_some(OpenFile {
+                mapping: None,
+                file,
+            });
         }
+        done(())
     }
 
-    fn with(
-        &self,
-        slot: usize,
-        act: impl FnOnce(&File) -> io::Result<String>,
-    ) -> io::Result<String> {
-        self.open[slot]
-            .as_ref()
-            .map_or_else(|| Ok("nothing open".to_owned()), act)
+    fn open_directory(&mut self, slot: Slot, path: &Path) -> Outcome {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, self.path(path), flags, Mode::empty())?;
+        self.directories[slot] = self.keeps_directories.then_some(directory);
+        done(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path, how: Rename) -> Outcome {
+        let (from, to) = (self.path(from), self.path(to));
+        let flags = match how {
+            // Over a directory that is not empty ext4 fails, but changes the times of both parents. The
+            // kernel expects no such thing, and keeps those that it knows for attr_timeout.
+            Rename::Whiteout if to.symlink_metadata().is_ok_and(|meta| meta.is_dir()) => {
+                RenameFlags::empty()
+            }
+            how => flags(how),
+        };
+        finished(renameat_with(CWD, from, CWD, to, flags))
+    }
+
+    fn link(&self, from: &Place, to: &Path, follow: bool) -> Outcome {
+        let path = self.path_of(from)?;
+        let flags = if follow || matches!(from, Place::Slot(_)) {
+            AtFlags::SYMLINK_FOLLOW
+        } else {
+            AtFlags::empty()
+        };
+        finished(linkat(CWD, path, CWD, self.path(to), flags))
+    }
+
+    fn make_node(&self, path: &Path, kind: Node, mode: u32) -> Outcome {
+        let (kind, device) = match kind {
+            Node::Fifo => (FileType::Fifo, 0),
+            Node::Socket => (FileType::Socket, 0),
+            Node::Null => (FileType::CharacterDevice, makedev(1, 3)),
+            Node::Regular => (FileType::RegularFile, 0),
+        };
+        let mode = Mode::from_raw_mode(mode);
+        finished(mknodat(CWD, self.path(path), kind, mode, device))
     }
 }
 
-/// What stat tells, without numbers that differ from tree to tree.
-fn summary(meta: &fs::Metadata) -> String {
-    let size = if meta.is_dir() { 0 } else { meta.len() };
-    format!(
-        "mode {:o}, {}:{}, {} links, {size} bytes",
-        meta.mode(),
-        meta.uid(),
-        meta.gid(),
-        meta.nlink()
-    )
+/// The tree in its directory. There is one level between, because a symlink with `..` may lead out of
+/// the tree, and a file may be created there.
+fn top_of(directory: &RealPath) -> PathBuf {
+    directory.join("top")
 }
 
-/// For writing; not waiting for the other end if it is a FIFO.
-fn writing() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).custom_flags(libc::O_NONBLOCK);
-    options
+/// What is seen of success that tells no more.
+#[allow(clippy::unnecessary_wraps)] // it ends chains of results
+pub(super) fn done((): ()) -> Outcome {
+    Ok("done".to_owned())
 }
 
-fn set_times(path: &Path, seconds: i32, nanoseconds: u32, access_too: bool) -> io::Result<()> {
-    let time = Timespec {
-        tv_sec: seconds.into(),
-        tv_nsec: nanoseconds.into(),
-    };
-    let omit = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_OMIT,
-    };
-    let times = Timestamps {
-        last_access: if access_too { time } else { omit },
-        last_modification: time,
-    };
-    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(Into::into)
-}
-
-fn xattr(name: u8) -> String {
-    let namespace = if name == 2 { "trusted" } else { "user" };
-    format!("{namespace}.name-{name}")
+/// The same for what rustix answers.
+pub(super) fn finished(result: rustix::io::Result<()>) -> Outcome {
+    result.map_err(io::Error::from).and_then(done)
 }
 
 fn flags(how: Rename) -> RenameFlags {
@@ -261,14 +332,5 @@ fn flags(how: Rename) -> RenameFlags {
         Rename::NoReplace => RenameFlags::NOREPLACE,
         Rename::Exchange => RenameFlags::EXCHANGE,
         Rename::Whiteout => RenameFlags::WHITEOUT,
-    }
-}
-
-fn mode(how: Allocate) -> FallocateFlags {
-    match how {
-        Allocate::Extend => FallocateFlags::empty(),
-        Allocate::KeepSize => FallocateFlags::KEEP_SIZE,
-        Allocate::Punch => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-        Allocate::Zero => FallocateFlags::ZERO_RANGE,
     }
 }
