@@ -14,6 +14,7 @@ use fuser::{
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::cache::KernelCache;
 use super::convert::{LockRequest, caller, decode_device, kind, node, set_time};
 use super::lock::Forward;
 use super::reply::Found;
@@ -25,6 +26,8 @@ use crate::error::{Errno as CoreErrno, Result};
 use crate::loopback::attr::Changes;
 use crate::loopback::create::NewName;
 use crate::loopback::dir::Room;
+use crate::loopback::file::Opened;
+use crate::loopback::inode::NodeNo;
 use crate::loopback::ioctl::Ioctl;
 use crate::loopback::lock::Range;
 use crate::loopback::lookup::Entry;
@@ -49,6 +52,7 @@ pub(super) struct Adapter {
     forward: Option<Arc<Forward>>,
     /// For what may take long.
     slow: Arc<Workers>,
+    cache: Arc<KernelCache>,
     caching: Caching,
     kernel_checks: bool,
     negotiated: Arc<Mutex<String>>,
@@ -59,6 +63,7 @@ impl Adapter {
         tree: Arc<Loopback>,
         service: Service,
         forward: Option<Arc<Forward>>,
+        cache: Arc<KernelCache>,
         options: &Options,
         negotiated: Arc<Mutex<String>>,
     ) -> Self {
@@ -72,6 +77,7 @@ impl Adapter {
             service: Arc::new(service),
             forward,
             slow: Arc::new(Workers::new("loopfs-slow")),
+            cache,
             caching,
             kernel_checks,
             negotiated,
@@ -143,6 +149,15 @@ impl Adapter {
         }
         wanted
     }
+}
+
+/// Opens a file, and sees to it that whoever does finds it as long as it is now.
+fn opened(tree: &Loopback, cache: &KernelCache, node: NodeNo, flags: i32) -> Result<u64> {
+    let Opened { handle, changed } = tree.open_file(node, flags)?;
+    if changed && let Err(error) = cache.drop_attributes(node) {
+        log::debug!("the kernel's attributes of node {}: {error}", node.0);
+    }
+    Ok(handle)
 }
 
 impl Filesystem for Adapter {
@@ -364,15 +379,20 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (node, flags) = (node(ino), flags.0);
-        let open = move |tree: &Loopback, flags| tree.open_file(node, flags);
-        let at_once = || match open(&self.tree, open_flags::without_waiting(flags)) {
+        let at_once = || match opened(
+            &self.tree,
+            &self.cache,
+            node,
+            open_flags::without_waiting(flags),
+        ) {
             Err(error) if error.errno() == CoreErrno::WOULDBLOCK && open_flags::waits(flags) => {
                 Ok(Step::Left(()))
             }
             result => result.map(Step::Done),
         };
+        let cache = Arc::clone(&self.cache);
         self.serve_maybe_slowly(caller(req), Op::Open, reply, at_once, move |tree| {
-            open(tree, flags)
+            opened(tree, &cache, node, flags)
         });
     }
 

@@ -2,8 +2,9 @@
 //! whatever may wait: for a lock, or for the kernel to throw its cache of the file away, which it may
 //! have to write back first, through us.
 
-use fuser::{INodeNo, Notifier, ReplyEmpty};
+use fuser::ReplyEmpty;
 
+use super::cache::KernelCache;
 use super::convert::{self, LockRequest};
 use super::serve::{Service, Step};
 use super::waiters::Waiters;
@@ -25,7 +26,7 @@ pub(super) struct Forward {
     waiters: Arc<Waiters>,
     workers: Arc<Workers>,
     memory: OwnMemory,
-    notifier: OnceLock<Notifier>,
+    cache: Arc<KernelCache>,
 }
 
 /// What can't be done on the event loop.
@@ -40,8 +41,12 @@ enum Work {
 }
 
 impl Forward {
-    /// To be told of the [`Notifier`] before the first lock: [`Self::connected`].
-    pub(super) fn new(tree: &Arc<Loopback>, gate: &Arc<Gate>) -> std::io::Result<Self> {
+    /// Locks for files of `tree`.
+    pub(super) fn new(
+        tree: &Arc<Loopback>,
+        gate: &Arc<Gate>,
+        cache: &Arc<KernelCache>,
+    ) -> std::io::Result<Self> {
         let locks = Locks::new(Arc::clone(tree))
             .map_err(|error| std::io::Error::from_raw_os_error(error.code()))?;
         let memory = OwnMemory::open().map_err(|error| {
@@ -53,14 +58,8 @@ impl Forward {
             waiters: Arc::new(Waiters::new(Arc::clone(gate))),
             workers: Arc::new(Workers::new("loopfs-lock")),
             memory,
-            notifier: OnceLock::new(),
+            cache: Arc::clone(cache),
         })
-    }
-
-    /// This is how the kernel is told to throw its cache away.
-    pub(super) fn connected(&self, notifier: Notifier) {
-        // There is one connection: a second call could only come from a bug in this module's owner.
-        let _ = self.notifier.set(notifier);
     }
 
     /// GETLK.
@@ -166,10 +165,7 @@ impl Forward {
 
     /// Has the kernel throw away what it knows of the file's contents and attributes.
     fn refresh(&self, asked: &Asked, stamp: Stamp) {
-        let Some(notifier) = self.notifier.get() else {
-            return;
-        };
-        match notifier.inval_inode(INodeNo(asked.node.0), 0, 0) {
+        match self.cache.drop_contents(asked.node) {
             Ok(()) => self.locks.cache_is_true(asked, stamp),
             // The connection is gone, and the cache with it.
             Err(error) => log::debug!("the kernel's cache of a locked file: {error}"),

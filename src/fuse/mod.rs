@@ -2,11 +2,12 @@
 //!
 //! In reading order: [`serve`] (what happens around every operation, once), [`adapter`] (one short
 //! method an operation), [`reply`] (a value into fuser's reply), [`convert`] (our types and
-//! fuser's), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
+//! fuser's), [`cache`] (what the kernel is to forget), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
 //! ([`waiters`]), [`prune`] (asking the kernel to forget), [`lack`] (too few descriptors, told). fuser's
 //! own mounting and unmounting are never used: `attach` does that, exactly.
 
 mod adapter;
+mod cache;
 mod convert;
 mod lack;
 mod lock;
@@ -28,6 +29,7 @@ use crate::observe::faults::Faults;
 use crate::sync::Arc;
 
 use adapter::Adapter;
+use cache::KernelCache;
 use lock::Forward;
 use prune::Pruner;
 use serve::Service;
@@ -86,19 +88,18 @@ impl Server {
         #[allow(clippy::field_reassign_with_default)]
         let mut config = fuser::Config::default();
         config.n_threads = Some(options.threads.get());
+        let cache = Arc::new(KernelCache::default());
         let forward = options
             .forward_locks
-            .then(|| Forward::new(&tree, &gate).map(Arc::new))
+            .then(|| Forward::new(&tree, &gate, &cache).map(Arc::new))
             .transpose()?;
         let service = Service::new(gate, counters, options.faults.clone());
         let pruner = Pruner::new(&tree, &device)?;
         let negotiated = Arc::default();
         let log = Arc::clone(&negotiated);
-        let adapter = Adapter::new(tree, service, forward.clone(), options, log);
+        let adapter = Adapter::new(tree, service, forward, Arc::clone(&cache), options, log);
         let session = fuser::Session::from_fd(adapter, device, acl, config)?;
-        if let Some(forward) = forward {
-            forward.connected(session.notifier());
-        }
+        cache.connected(session.notifier());
         let negotiated = crate::sync::lock(&negotiated).clone();
         Ok(Self {
             session,

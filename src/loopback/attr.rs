@@ -154,6 +154,7 @@ impl Loopback {
 
     fn attr_by(&self, inode: &Inode, object: BorrowedFd<'_>) -> Result<Attr> {
         let stat = fs::stat(object).tried("statx")?;
+        inode.note(&stat);
         // The root's node number is FUSE's, its st_ino is still SRC's own.
         let root = inode.number() == NodeNo::ROOT;
         let ino = if root {

@@ -59,7 +59,7 @@ impl Loopback {
         let inode = self.inode(node)?;
         let fd = {
             let object = self.object(&inode)?;
-            Self::check_has_name(&inode, object.fd())?;
+            Self::check_has_name(&inode, &fs::stat(object.fd()).tried("statx")?)?;
             self.opened(flags, |flags| fs::reopen_dir_with(object.fd(), flags))?
         };
         let stream = Mutex::new(DirStream::new(fd));

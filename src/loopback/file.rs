@@ -22,22 +22,34 @@ fn range(offset: u64, len: u64) -> Result<()> {
     i64::try_from(end).map(|_| ()).map_err(|_| Error::BAD_RANGE)
 }
 
+/// A file that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// The number of its handle.
+    pub handle: u64,
+    /// The file is not what the kernel was told of it last: its size and times are to be asked for anew,
+    /// so that who opens it sees what was done in SRC before.
+    pub changed: bool,
+}
+
 impl Loopback {
-    /// Opens a regular file with the data-related part of open(2)'s flags; the handle's number.
+    /// Opens a regular file with the data-related part of open(2)'s flags.
     /// FIFOs, sockets and devices are opened by the kernel and never asked for here.
     ///
     /// Waits for whoever has a lease on the file; with `O_NONBLOCK` it is `EWOULDBLOCK` instead.
-    pub fn open_file(&self, node: NodeNo, flags: i32) -> Result<u64> {
+    pub fn open_file(&self, node: NodeNo, flags: i32) -> Result<Opened> {
         let inode = self.inode(node)?;
         if inode.kind() != FileType::RegularFile {
             return Err(Error::WRONG_TYPE);
         }
-        let file = {
-            let object = self.object(&inode)?;
-            Self::check_has_name(&inode, object.fd())?;
-            self.opened(flags, |flags| fs::reopen(object.fd(), flags))?
-        };
-        Ok(self.files.insert(FileHandle::new(inode, file)))
+        let object = self.object(&inode)?;
+        let stat = fs::stat(object.fd()).tried("statx")?;
+        Self::check_has_name(&inode, &stat)?;
+        let file = self.opened(flags, |flags| fs::reopen(object.fd(), flags))?;
+        drop(object);
+        let changed = inode.differs(&stat);
+        let handle = self.files.insert(FileHandle::new(inode, file));
+        Ok(Opened { handle, changed })
     }
 
     /// Opens something with a caller's flags; on a mount with `noatime` so that reading leaves its access

@@ -4,9 +4,10 @@
 //! table in shared memory or the cache of descriptors ([`super::descriptors`]) needs to find the
 //! inode again.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use crate::sys::fs::{self, FileType, Statx};
 use crate::sys::handle::Handle;
@@ -52,14 +53,19 @@ pub struct Inode {
     identity: Identity,
     reach: Reach,
     kind: FileType,
-    /// Used since the cache of descriptors looked last.
-    used: AtomicBool,
-    /// Its descriptor is not to be closed: its last name has gone, and its handle may lead nowhere by
-    /// now. Set and read under the lock of its descriptor.
-    kept: AtomicBool,
-    /// The kernel was told that it has no name any more.
-    told: AtomicBool,
+    /// What was told of its size and times last, as [`stamp`] has it.
+    stamp: AtomicU32,
+    /// [`USED`], [`KEPT`], [`TOLD`].
+    flags: AtomicU8,
 }
+
+/// Used since the cache of descriptors looked last.
+const USED: u8 = 1;
+/// Its descriptor is not to be closed: its last name has gone, and its handle may lead nowhere by
+/// now. Set and read under the lock of its descriptor.
+const KEPT: u8 = 2;
+/// The kernel was told that it has no name any more.
+const TOLD: u8 = 4;
 
 /// How it is reached.
 #[derive(Debug)]
@@ -116,9 +122,8 @@ impl Inode {
             identity: Identity::of(stat),
             reach,
             kind: FileType::from_raw_mode(stat.stx_mode.into()),
-            used: AtomicBool::new(false),
-            kept: AtomicBool::new(false),
-            told: AtomicBool::new(false),
+            stamp: AtomicU32::new(stamp(stat)),
+            flags: AtomicU8::new(0),
         }
     }
 
@@ -143,6 +148,19 @@ impl Inode {
     #[must_use]
     pub fn kind(&self) -> FileType {
         self.kind
+    }
+
+    /// The kernel is about to be told what `stat` says of it.
+    pub fn note(&self, stat: &Statx) {
+        // Whoever is told at the same time may be told something older: the kernel sees to that by the order
+        // of its requests, and here it costs one question more.
+        self.stamp.store(stamp(stat), Ordering::Relaxed);
+    }
+
+    /// Whether `stat` says something else of its size and times than the kernel was told last.
+    #[must_use]
+    pub fn differs(&self, stat: &Statx) -> bool {
+        self.stamp.load(Ordering::Relaxed) != stamp(stat)
     }
 
     /// Its file handle, if that is how it is reached.
@@ -193,7 +211,7 @@ impl Inode {
             Reach::Kept(object, _) => Some(Object::Own(object.as_fd())),
             Reach::ByHandle(_, object) => {
                 // Only the clock of the cache goes by it: no order with anything else is needed.
-                self.used.store(true, Ordering::Relaxed);
+                self.flags.fetch_or(USED, Ordering::Relaxed);
                 lock(object).clone().map(Object::Shared)
             }
         }
@@ -226,19 +244,23 @@ impl Inode {
         if let Reach::ByHandle(_, slot) = &self.reach {
             let mut slot = lock(slot);
             slot.get_or_insert_with(|| Arc::new(object));
-            self.kept.store(true, Ordering::Relaxed);
+            self.flags.fetch_or(KEPT, Ordering::Relaxed);
         }
     }
 
     /// Whether a descriptor of it is kept because its last name has gone.
     #[must_use]
     pub fn is_kept(&self) -> bool {
-        self.kept.load(Ordering::Relaxed)
+        self.has(KEPT)
     }
 
     /// Whether the kernel was told before that it has no name any more; from now on it was.
     pub fn was_told(&self) -> bool {
-        self.told.swap(true, Ordering::Relaxed)
+        self.flags.fetch_or(TOLD, Ordering::Relaxed) & TOLD != 0
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
     /// Asks for its descriptor back.
@@ -247,9 +269,9 @@ impl Inode {
             Reach::Kept(..) => Release::Kept,
             Reach::ByHandle(_, slot) => {
                 let mut slot = lock(slot);
-                if self.kept.load(Ordering::Relaxed) {
+                if self.has(KEPT) {
                     Release::Kept
-                } else if self.used.swap(false, Ordering::Relaxed) {
+                } else if self.flags.fetch_and(!USED, Ordering::Relaxed) & USED != 0 {
                     Release::InUse
                 } else {
                     Release::Free(slot.take())
@@ -271,6 +293,20 @@ impl Inode {
             }
         }
     }
+}
+
+/// Size, modification and change of a file in 32 bits: two states of one file have the same with a chance
+/// of one in four thousand million.
+fn stamp(stat: &Statx) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    stat.stx_size.hash(&mut hasher);
+    for time in [stat.stx_mtime, stat.stx_ctime] {
+        (time.tv_sec, time.tv_nsec).hash(&mut hasher);
+    }
+    // Any 32 bits of a hash are as good as others.
+    #[allow(clippy::cast_possible_truncation)]
+    let stamp = hasher.finish() as u32;
+    stamp
 }
 
 #[cfg(all(test, not(loom)))]

@@ -1,7 +1,7 @@
 //! Names to inodes: lookup, forget, readlink.
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::Loopback;
@@ -84,6 +84,7 @@ impl Loopback {
             Some(Some(object)) => drop(self.descriptors.lend(lookup.inode(), object)),
             Some(None) => {}
         }
+        lookup.inode().note(&stat);
         Ok(Entry { lookup, attr })
     }
 
@@ -123,12 +124,12 @@ impl Loopback {
     /// name in its cache is out of date, and on `ESTALE` it looks that up anew; or it was asked for by a
     /// file handle. Asked once more it goes by no name (`/proc/self/fd`), and who has it open on MNT may
     /// open it again, as may anybody who still knows it after a removal on MNT.
-    pub(super) fn check_has_name(inode: &Arc<Inode>, object: BorrowedFd<'_>) -> Result<()> {
+    pub(super) fn check_has_name(inode: &Arc<Inode>, stat: &Statx) -> Result<()> {
         // Without a handle its descriptor keeps it alive, and SRC may not count links at all.
         if inode.handle().is_none() || inode.is_kept() {
             return Ok(());
         }
-        if fs::stat(object).tried("statx")?.stx_nlink > 0 {
+        if stat.stx_nlink > 0 {
             return Ok(());
         }
         // The table has one reference, the request another; each open file has one more.

@@ -234,7 +234,7 @@ fn a_renamed_and_an_unlinked_file_are_still_themselves() {
     std::fs::write(dir.path().join("a"), "A").unwrap();
     std::fs::write(dir.path().join("b"), "B").unwrap();
     let a = node(&tree, "a");
-    let handle = tree.open_file(a, READ_WRITE).unwrap();
+    let handle = tree.open_file(a, READ_WRITE).unwrap().handle;
     let name = OsStr::new;
     let (from, to) = ((NodeNo::ROOT, name("a")), (NodeNo::ROOT, name("b")));
     let refused = tree.rename(ROOT, from, to, RenameFlags::NOREPLACE.bits());
@@ -279,7 +279,10 @@ fn times_are_set_to_the_nanosecond_left_alone_or_now() {
 fn sizes_and_offsets_from_outside_are_not_believed() {
     let (dir, tree) = tree();
     std::fs::write(dir.path().join("file"), "data").unwrap();
-    let handle = tree.open_file(node(&tree, "file"), READ_WRITE).unwrap();
+    let handle = tree
+        .open_file(node(&tree, "file"), READ_WRITE)
+        .unwrap()
+        .handle;
     assert_eq!(errno(tree.read(handle, u64::MAX, 16)), Errno::INVAL);
     assert_eq!(
         errno(tree.write(Some(ROOT), handle, u64::MAX - 1, b"x", PLAIN)),
@@ -462,7 +465,7 @@ fn many_known_inodes_need_few_descriptors() {
         "{open} descriptors for 2,000 inodes"
     );
     for (node, name) in nodes.iter().zip(&names) {
-        let handle = tree.open_file(*node, READ_WRITE).unwrap();
+        let handle = tree.open_file(*node, READ_WRITE).unwrap().handle;
         assert_eq!(tree.read(handle, 0, 64).unwrap(), name.as_bytes());
         tree.release(handle).unwrap();
         assert_eq!(tree.getattr(*node, None).unwrap().size, name.len() as u64);

@@ -40,6 +40,23 @@ fn seen_at_open(options: &[&str]) {
         change(&format!("printf {letter} >f"));
         assert_eq!(f().unwrap(), letter, "of the same size");
     }
+    // Seen and never read, so that nothing of its own makes the kernel ask again.
+    change(": >e");
+    assert_eq!(fs::metadata(mount.path("e")).unwrap().len(), 0);
+    change("printf more >e");
+    let file = File::open(mount.path("e")).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 4, "grown, by fstat");
+    drop(file);
+    change("printf longer >e");
+    let mut file = File::options()
+        .append(true)
+        .read(true)
+        .open(mount.path("e"))
+        .unwrap();
+    assert_eq!(file.seek(SeekFrom::End(0)).unwrap(), 6, "grown, by seeking");
+    file.write_all(b"!").unwrap();
+    drop(file);
+    assert_eq!(read(mount.path("e")).unwrap(), "longer!");
     change("printf replaced >g; mv g f");
     assert_eq!(f().unwrap(), "replaced");
     change("rm f");

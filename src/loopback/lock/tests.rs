@@ -39,7 +39,7 @@ impl Setup {
     }
 
     fn open(&self, flags: i32) -> u64 {
-        self.locks.tree.open_file(self.node, flags).unwrap()
+        self.locks.tree.open_file(self.node, flags).unwrap().handle
     }
 
     fn asked(&self, handle: u64, owner: u64, kind: Kind) -> Asked {
