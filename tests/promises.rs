@@ -173,6 +173,52 @@ fn inode_numbers() {
 }
 
 #[test]
+fn many_inodes() {
+    // Without handles it takes a kernel that can be asked to forget: Linux 6.18.
+    for off in ["", "file-handles"] {
+        let env = TestEnv::new();
+        sh(&env.src(), "seq 1500 | xargs touch");
+        let loopfs = env.loopfs(["-f".into(), env.src(), env.mnt()]);
+        let mut command = std::process::Command::new("prlimit");
+        command
+            .args(["--nofile=512:512".as_ref(), loopfs.get_program()])
+            .args(loopfs.get_args())
+            .env("LOOPFS_FEATURES_OFF", off)
+            .env("RUST_LOG", "loopfs=info");
+        let mount = Mount::start_command(env, command);
+        let seen = sh(
+            &mount.mnt(),
+            "find . -type f -size 0 | wc -l; for f in *; do echo $f >$f; done; cat * | sort -n | tail -1; rm *; ls",
+        );
+        assert_eq!(seen, "1500\n1500\n", "without {off:?}");
+        mount.finish();
+    }
+}
+
+#[test]
+fn file_handles() {
+    let script = r#"mkdir -p d/sub; echo content >d/sub/file; echo gone >d/gone
+        python3 - <<'END'
+import ctypes, os, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def handle(path):
+    buffer = ctypes.create_string_buffer(struct.pack("Ii", 128, 0), 136)
+    mount = ctypes.c_int()
+    assert libc.name_to_handle_at(-100, path.encode(), buffer, ctypes.byref(mount), 0) == 0
+    return buffer
+def content(handle):
+    file = libc.open_by_handle_at(top, handle, os.O_RDONLY)
+    return os.read(file, 99) if file >= 0 else os.strerror(ctypes.get_errno())
+top = os.open(".", os.O_RDONLY)
+file, gone = handle("d/sub/file"), handle("d/gone")
+os.rename("d/sub", "moved")
+os.unlink("d/gone")
+print(content(file), content(gone))
+END"#;
+    assert_eq!(same(script), "b'content\\n' Stale file handle\n");
+}
+
+#[test]
 fn open_renamed_or_unlinked() {
     let seen = same(
         r"echo one >old; exec 3<>old 4<>old; mv old new; echo two >old
@@ -292,6 +338,44 @@ fn locks() {
         flock -n f echo free",
     );
     assert_eq!(seen, "busy\nwaited\nfree\n");
+}
+
+#[test]
+fn forwarded_locks() {
+    let mount = Mount::start(&["--forward-locks"]);
+    let (src, mnt) = (mount.src(), mount.mnt());
+    for (holder, other) in [(&mnt, &src), (&src, &mnt)] {
+        let script = format!(
+            r#"touch f; cat >lock.py <<'END'
+import fcntl, os, subprocess, sys
+how, path = sys.argv[1:]
+lock = getattr(fcntl, how)
+file = os.open(path, os.O_RDWR)
+try:
+    lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    print(how, "free")
+except OSError as error:
+    print(how, error.strerror)
+END
+            for how in flock lockf; do
+                python3 - $how '{other}/f' <<'END'
+import fcntl, os, subprocess, sys
+how, path = sys.argv[1:]
+file = os.open("f", os.O_RDWR)
+getattr(fcntl, how)(file, fcntl.LOCK_EX)
+ask = lambda: subprocess.run(["python3", "lock.py", how, path], check=True)
+ask(); getattr(fcntl, how)(file, fcntl.LOCK_UN); ask()
+END
+            done"#,
+            other = other.display()
+        );
+        let busy = "Resource temporarily unavailable";
+        assert_eq!(
+            sh(holder, &script),
+            format!("flock {busy}\nflock free\nlockf {busy}\nlockf free\n")
+        );
+    }
+    mount.finish();
 }
 
 #[test]
@@ -424,6 +508,10 @@ fn changes_in_src() {
         "other",
         "at once, at each open"
     );
+    fs::write(&theirs, "").unwrap();
+    fs::read(&ours).unwrap();
+    fs::write(&theirs, "longer than before").unwrap();
+    assert_eq!(fs::File::open(&ours).unwrap().metadata().unwrap().len(), 18);
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(mount.source("new"), "").unwrap();
     let changed = Instant::now();
