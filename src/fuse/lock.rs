@@ -55,7 +55,7 @@ impl Forward {
         })?;
         Ok(Self {
             locks,
-            waiters: Arc::new(Waiters::new(Arc::clone(gate))),
+            waiters: Waiters::new(gate),
             workers: Arc::new(Workers::new("loopfs-lock")),
             memory,
             cache: Arc::clone(cache),

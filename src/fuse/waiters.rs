@@ -30,7 +30,6 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Those who wait.
 pub(super) struct Waiters {
-    gate: Arc<Gate>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -44,12 +43,18 @@ struct State {
 
 impl Waiters {
     /// Nobody yet. All end when `gate` is closed.
-    pub(super) fn new(gate: Arc<Gate>) -> Self {
-        Self {
-            gate,
+    pub(super) fn new(gate: &Gate) -> Arc<Self> {
+        let waiters = Arc::new(Self {
             state: Mutex::default(),
             changed: Condvar::new(),
-        }
+        });
+        let its = Arc::downgrade(&waiters);
+        gate.when_closed(move || {
+            if let Some(waiters) = its.upgrade() {
+                drop(waiters.over());
+            }
+        });
+        waiters
     }
 
     /// Runs `wait`, which ends through its [`Waiter`] when the calling thread has a signal to take.
@@ -78,15 +83,21 @@ impl Waiters {
 
     /// Ends all waits, for good: the connection is gone. Returns when they have ended.
     pub(super) fn end(&self) {
-        let mut state = lock(&self.state);
-        state.over = true;
-        self.changed.notify_all();
+        let mut state = self.over();
         while !state.waiting.is_empty() {
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Has all waits end.
+    fn over(&self) -> MutexGuard<'_, State> {
+        let mut state = lock(&self.state);
+        state.over = true;
+        self.changed.notify_all();
+        state
     }
 
     fn enter(self: &Arc<Self>, waiter: &Arc<Waiter>) -> Result<Entered<'_>> {
@@ -120,8 +131,6 @@ impl Waiters {
                 let (waiting, over) = (state.waiting.clone(), state.over);
                 drop(state);
                 let begin = Instant::now();
-                // Nobody can pass a closed gate: this is how to know.
-                let over = over || self.gate.enter().is_none();
                 let mut due = false;
                 for waiter in &waiting {
                     due |= look(waiter, over);
@@ -226,7 +235,7 @@ mod tests {
 
     fn waiters() -> (Arc<Gate>, Arc<Waiters>) {
         let gate = Arc::new(Gate::new());
-        (Arc::clone(&gate), Arc::new(Waiters::new(gate)))
+        (Arc::clone(&gate), Waiters::new(&gate))
     }
 
     /// Waits, on behalf of this thread, until somebody ends it.

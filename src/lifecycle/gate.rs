@@ -15,7 +15,7 @@
 use std::time::{Duration, Instant};
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
+use crate::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, lock};
 
 /// No more passes.
 const CLOSED: usize = 1 << (usize::BITS - 1);
@@ -35,6 +35,7 @@ pub struct Gate {
     /// both change under this lock.
     waiters: Mutex<usize>,
     idle: Condvar,
+    at_close: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Gate {
@@ -45,6 +46,7 @@ impl Gate {
             word: Word(AtomicUsize::new(0)),
             waiters: Mutex::new(0),
             idle: Condvar::new(),
+            at_close: OnceLock::new(),
         }
     }
 
@@ -71,6 +73,15 @@ impl Gate {
     /// Turns away every request from now on. Passes that are out stay good.
     pub fn close(&self) {
         self.word.0.fetch_or(CLOSED, Ordering::Release);
+        if let Some(hook) = self.at_close.get() {
+            hook();
+        }
+    }
+
+    /// Has `hook` called whenever the gate is closed, for requests that would wait for long. Only the
+    /// first one that is given counts.
+    pub fn when_closed(&self, hook: impl Fn() + Send + Sync + 'static) {
+        let _ = self.at_close.set(Box::new(hook));
     }
 
     /// How many requests are in flight.
@@ -165,6 +176,24 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn whoever_waits_for_long_is_told_of_the_close() {
+        let gate = Arc::new(Gate::new());
+        let told = Arc::new(AtomicUsize::new(0));
+        let its = (Arc::downgrade(&gate), Arc::clone(&told));
+        gate.when_closed(move || {
+            assert!(
+                its.0.upgrade().unwrap().enter().is_none(),
+                "it is closed by then"
+            );
+            its.1.fetch_add(1, Ordering::Relaxed);
+        });
+        drop(gate.enter());
+        assert_eq!(told.load(Ordering::Relaxed), 0);
+        gate.close();
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn counts_what_is_inside_and_nothing_else() {
