@@ -16,7 +16,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser, ValueEnum, ValueHint};
 use log::LevelFilter;
 
-use crate::config::{Limit, LogFormat, Logging};
+use crate::config::{Io, Limit, LogFormat, Logging};
 use crate::exit::{ExitCode, Failure};
 use crate::options;
 
@@ -78,6 +78,10 @@ pub struct Cli {
     /// on MNT see each other's
     #[arg(long, help_heading = "The mount")]
     forward_locks: bool,
+
+    /// How open files are read and written [default: auto]
+    #[arg(long, value_name = "WAY", help_heading = "The mount")]
+    io: Option<Io>,
 
     /// Make MNT first, and remove it at the end
     #[arg(long, help_heading = "The mount")]
@@ -182,6 +186,22 @@ impl Cli {
             level,
             format: self.log_format,
         }
+    }
+}
+
+impl ValueEnum for Io {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Auto => "By the kernel itself in SRC where that can be had, else as cached",
+            Self::Passthrough => "By the kernel itself; refused where that can't be had",
+            Self::Cached => "By requests, with the kernel's page cache",
+            Self::Direct => "By requests, without it",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
     }
 }
 

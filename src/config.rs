@@ -34,6 +34,8 @@ pub struct Config {
     pub replace_stale: bool,
     /// Number of event loops that serve requests.
     pub threads: NonZeroUsize,
+    /// How open files are read and written.
+    pub io: Io,
     /// What the mount itself is like.
     pub mount: MountOptions,
     /// How long the kernel may keep what it was told.
@@ -78,6 +80,42 @@ pub struct MountOptions {
     pub subtype: OsString,
     /// `max_read=`: largest read request in bytes; the kernel's own limit if absent.
     pub max_read: Option<u32>,
+}
+
+/// How open files are read and written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Io {
+    /// By the kernel itself where it can be had, otherwise by requests with the page cache.
+    #[default]
+    Auto,
+    /// By the kernel itself, or not at all: it is an error if that can't be had.
+    Passthrough,
+    /// By requests, with the page cache.
+    Cached,
+    /// By requests, without it.
+    Direct,
+}
+
+impl Io {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Passthrough, Self::Cached, Self::Direct];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Passthrough => "passthrough",
+            Self::Cached => "cached",
+            Self::Direct => "direct",
+        }
+    }
+
+    /// The one that is written so.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|io| io.name() == name)
+    }
 }
 
 /// Times for which the kernel may answer from what it was told, without asking again.

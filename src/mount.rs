@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::attach::{self, Attachment, DeviceNumber, Pending};
-use crate::config::Config;
+use crate::config::{Config, Io};
 use crate::daemon::Ready;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::{self, Ended, Server};
@@ -162,20 +162,28 @@ fn handshake(
     })?;
     let options = fuse::Options {
         threads: config.threads,
+        io: config.io,
         caching: config.caching,
         kernel_checks: config.mount.default_permissions,
         root_and_owner_only: config.mount.allow_root && !config.mount.allow_other,
         forward_locks: config.tree.forward_locks,
         faults,
     };
-    Server::handshake(
+    let server = Server::handshake(
         Arc::clone(tree),
         device,
         &options,
         Arc::clone(gate),
         Arc::clone(counters),
     )
-    .map_err(|error| system("the handshake with the kernel failed", &error))
+    .map_err(|error| system("the handshake with the kernel failed", &error))?;
+    match server.lacks_passthrough() {
+        Some(why) if config.io == Io::Passthrough => {
+            let text = format!("io=passthrough can't be had: {why}; or leave it to io=auto");
+            Err(Failure::new(ExitCode::MountFailed, text))
+        }
+        _ => Ok(server),
+    }
 }
 
 /// Serves on a thread of its own, and tells `shutdown` when that is over.

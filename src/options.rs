@@ -14,7 +14,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
-use crate::config::{Caching, Limit, MountOptions, TreeOptions};
+use crate::config::{Caching, Io, Limit, MountOptions, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 
 use table::Effect;
@@ -36,6 +36,8 @@ pub struct Options {
     pub lazy_timeout: Limit,
     /// Number of event loops, if a list named one.
     pub threads: Option<NonZeroUsize>,
+    /// `io=`.
+    pub io: Option<Io>,
     /// The flags of a mount that is there are to be changed.
     pub remount: bool,
     /// Unknown words are passed over with a remark (`-s` of mount(8)).
@@ -75,6 +77,7 @@ impl Options {
             drain_timeout: Limit::After(Duration::from_secs(10)),
             lazy_timeout: Limit::Never,
             threads: None,
+            io: None,
             remount: false,
             sloppy: false,
             remarks: Vec::new(),

@@ -73,6 +73,15 @@ impl Seen {
 /// Returns what was seen, for a test to assert that it saw what it is about.
 #[track_caller]
 pub(crate) fn compare(make: fn() -> Image, case: fn(&mut Seen, &Image)) -> String {
+    compare_with(&[], make, case)
+}
+
+/// The same, and the mount has these options.
+pub(crate) fn compare_with(
+    options: &[&str],
+    make: fn() -> Image,
+    case: impl Fn(&mut Seen, &Image),
+) -> String {
     let direct = {
         let image = make();
         let mut seen = prepared(image.top(), &image);
@@ -82,7 +91,7 @@ pub(crate) fn compare(make: fn() -> Image, case: fn(&mut Seen, &Image)) -> Strin
     let image = make();
     let env = TestEnv::new();
     let mut command = env.loopfs(["-f"]);
-    command.arg(image.top()).arg(env.mnt());
+    command.args(options).arg(image.top()).arg(env.mnt());
     let mount = Mount::start_command(env, command);
     let mut seen = prepared(&mount.path(""), &image);
     case(&mut seen, &image);

@@ -9,6 +9,7 @@ mod mount {
     pub(crate) mod fallbacks;
     pub(crate) mod faults;
     pub(crate) mod helper;
+    pub(crate) mod io;
     pub(crate) mod refusals;
     pub(crate) mod rights;
     pub(crate) mod service;

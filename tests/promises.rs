@@ -284,6 +284,36 @@ fn data() {
 }
 
 #[test]
+fn ways_to_read_and_write() {
+    for io in ["passthrough", "cached", "direct"] {
+        let seen = same_with(
+            &["--io", io],
+            r#"python3 - <<'END'
+import mmap, os
+f = os.open("f", os.O_RDWR | os.O_CREAT); g = os.open("f", os.O_RDONLY)
+times = lambda: (os.fstat(g).st_mtime_ns, os.fstat(g).st_ctime_ns)
+def fresh(what, act, sizes=True):
+    os.utime("f", ns=(1, 1)); act(); s = os.fstat(g)
+    print(what, s.st_size, s.st_mtime_ns > 1, os.pread(g, 9, 0), os.stat("f").st_blocks)
+fresh("write", lambda: os.write(f, b"12345"))
+fresh("append", lambda: os.write(os.open("f", os.O_WRONLY | os.O_APPEND), b"678"))
+m = mmap.mmap(f, 8)
+def mapped(): m[0:2] = b"mm"; m.flush()
+fresh("mapped", mapped)
+fresh("truncate", lambda: os.truncate("f", 3))
+fresh("copy", lambda: os.copy_file_range(g, f, 3, 0, 3))
+fresh("vectors", lambda: os.pwritev(f, [b"a", b"b"], 1))
+for what, act in (("closed for writing", lambda: os.write(g, b"x")), ("negative", lambda: os.pwrite(f, b"x", -1))):
+    try: act()
+    except OSError as e: print(what, e.strerror)
+END
+            cmp f f; md5sum <f"#,
+        );
+        assert!(seen.contains("mapped 8 True b'mm345678'"), "{io}: {seen}");
+    }
+}
+
+#[test]
 fn rename() {
     let seen = same(
         r#"echo a >a; echo b >b; mkdir d

@@ -76,8 +76,17 @@ tests! {
     /// By file handles, with far fewer descriptors than inodes.
     apart_with_few_descriptors: apart(2) { open_files: Some(64) }
 
+    /// Every read and write a request, with the kernel's page cache.
+    apart_with_the_page_cache: apart(2) { options: &["--io", "cached"] }
+
+    /// Every read and write a request, without it.
+    apart_without_a_page_cache: apart(2) { options: &["--io", "direct"] }
+
     /// In one tree.
     together_with_defaults: together(ON_MOUNT) {}
+
+    /// In one tree, every read and write a request.
+    together_with_the_page_cache: together(ON_MOUNT) { options: &["--io", "cached"] }
 
     /// In one tree, the kernel asks again each time.
     together_with_nothing_remembered: together(ON_MOUNT) { options: &["-o", NOTHING_REMEMBERED] }

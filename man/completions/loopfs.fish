@@ -1,4 +1,8 @@
 complete -c loopfs -s o -d 'Mount options, separated by commas; a later one wins. MOUNT OPTIONS in loopfs(1) has the list' -r
+complete -c loopfs -l io -d 'How open files are read and written [default: auto]' -r -f -a "auto\t'By the kernel itself in SRC where that can be had, else as cached'
+passthrough\t'By the kernel itself; refused where that can\'t be had'
+cached\t'By requests, with the kernel\'s page cache'
+direct\t'By requests, without it'"
 complete -c loopfs -l threads -d 'Serve with N threads, 1 to 64 [default: one for each CPU, at least 2, at most 4]' -r
 complete -c loopfs -l drain-timeout -d 'How long open files may delay the end that a signal asks for [default: 10]' -r
 complete -c loopfs -l lazy-timeout -d 'How long open files may go on working after an unmount from outside with -l or -z [default: never cut off]' -r

@@ -50,6 +50,7 @@ impl Place {
             make_target: false,
             replace_stale: false,
             threads: NonZeroUsize::MIN,
+            io: crate::config::Io::default(),
             mount: MountOptions {
                 read_only: false,
                 nosuid: true,

@@ -82,6 +82,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Fai
         read_only: false,
         one_file_system: false,
         forward_locks: false,
+        io: None,
         mkdir: false,
         replace_stale: false,
         foreground: false,

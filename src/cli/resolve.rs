@@ -111,6 +111,7 @@ impl Cli {
                 .threads
                 .or(options.threads)
                 .unwrap_or_else(|| environment.default_threads()),
+            io: self.io.or(options.io).unwrap_or_default(),
             mount: options.mount,
             caching: options.caching,
             tree: TreeOptions {

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -14,10 +15,12 @@ use fuser::{
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::backing::{Backings, Lack};
 use super::cache::KernelCache;
 use super::convert::{LockRequest, caller, decode_device, kind, node, set_time};
 use super::lock::Forward;
-use super::reply::Found;
+use super::opening::{Opener, Opening};
+use super::reply::{Found, attr_ttl};
 use super::serve::{Respond, Service, Step};
 use super::workers::Workers;
 use super::{Options, convert};
@@ -26,8 +29,6 @@ use crate::error::{Errno as CoreErrno, Result};
 use crate::loopback::attr::Changes;
 use crate::loopback::create::NewName;
 use crate::loopback::dir::Room;
-use crate::loopback::file::Opened;
-use crate::loopback::inode::NodeNo;
 use crate::loopback::ioctl::Ioctl;
 use crate::loopback::lock::Range;
 use crate::loopback::lookup::Entry;
@@ -52,7 +53,7 @@ pub(super) struct Adapter {
     forward: Option<Arc<Forward>>,
     /// For what may take long.
     slow: Arc<Workers>,
-    cache: Arc<KernelCache>,
+    opener: Opener,
     caching: Caching,
     kernel_checks: bool,
     negotiated: Arc<Mutex<String>>,
@@ -64,6 +65,7 @@ impl Adapter {
         service: Service,
         forward: Option<Arc<Forward>>,
         cache: Arc<KernelCache>,
+        backings: Arc<Backings>,
         options: &Options,
         negotiated: Arc<Mutex<String>>,
     ) -> Self {
@@ -72,12 +74,17 @@ impl Adapter {
             kernel_checks,
             ..
         } = *options;
+        let opener = Opener {
+            cache,
+            backings,
+            hears_closes: forward.is_some(),
+        };
         Self {
             tree,
             service: Arc::new(service),
             forward,
             slow: Arc::new(Workers::new("loopfs-slow")),
-            cache,
+            opener,
             caching,
             kernel_checks,
             negotiated,
@@ -95,7 +102,13 @@ impl Adapter {
     ) where
         R: Respond + Send + 'static,
     {
-        self.serve_maybe_slowly(caller, op, reply, || Ok(Step::Left(())), work);
+        self.serve_maybe_slowly(
+            caller,
+            op,
+            reply,
+            |_| Ok(Step::Left(())),
+            |tree, _| work(tree),
+        );
     }
 
     /// The same where trying comes first, by `at_once`, and may leave nothing to do.
@@ -104,8 +117,8 @@ impl Adapter {
         caller: Caller,
         op: Op,
         reply: R,
-        at_once: impl FnOnce() -> Result<Step<R::Ok, ()>>,
-        work: impl FnOnce(&Loopback) -> Result<R::Ok> + Send + 'static,
+        at_once: impl FnOnce(&mut R) -> Result<Step<R::Ok, ()>>,
+        work: impl FnOnce(&Loopback, &mut R) -> Result<R::Ok> + Send + 'static,
     ) where
         R: Respond + Send + 'static,
     {
@@ -114,7 +127,7 @@ impl Adapter {
                 let tree = Arc::clone(&self.tree);
                 // Without a thread it is done here and now: late for others, but done.
                 self.slow
-                    .hand(Box::new(move |_| owed.answer(|| work(&tree))));
+                    .hand(Box::new(move |_| owed.answer(|reply| work(&tree, reply))));
             });
     }
 
@@ -144,20 +157,19 @@ impl Adapter {
             ]);
             wanted.push(InitFlags::FUSE_POSIX_ACL);
         }
+        if self.opener.backings.lack().is_none() {
+            wanted.push(InitFlags::FUSE_PASSTHROUGH);
+        }
+        if self.kernel_checks && self.tree.acts_as_callers() {
+            // Who writes clears set-id bits in SRC, as the caller; the kernel need not ask for capabilities
+            // before each write, and be told to clear them.
+            wanted.push(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
+        }
         if self.forward.is_some() {
             wanted.extend([InitFlags::FUSE_POSIX_LOCKS, InitFlags::FUSE_FLOCK_LOCKS]);
         }
         wanted
     }
-}
-
-/// Opens a file, and sees to it that whoever does finds it as long as it is now.
-fn opened(tree: &Loopback, cache: &KernelCache, node: NodeNo, flags: i32) -> Result<u64> {
-    let Opened { handle, changed } = tree.open_file(node, flags)?;
-    if changed && let Err(error) = cache.drop_attributes(node) {
-        log::debug!("the kernel's attributes of node {}: {error}", node.0);
-    }
-    Ok(handle)
 }
 
 impl Filesystem for Adapter {
@@ -167,12 +179,17 @@ impl Filesystem for Adapter {
             let names = capability
                 .iter_names()
                 .map(|(name, _)| name.trim_start_matches("FUSE_"));
-            match config.add_capabilities(capability) {
-                Ok(()) => used.extend(names),
-                Err(_) => missing.extend(names),
+            if config.add_capabilities(capability).is_ok() {
+                used.extend(names);
+                continue;
+            }
+            missing.extend(names);
+            if capability == InitFlags::FUSE_PASSTHROUGH {
+                self.opener.backings.lacks(Lack::NotInKernel);
             }
         }
         // Neither can fail with these values; if fuser thinks otherwise, its own are safe.
+        let _ = config.set_max_stack_depth(if self.tree.is_stacked() { 2 } else { 1 });
         let _ = config.set_max_write(MAX_WRITE);
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.set_time_granularity(Duration::from_nanos(1));
@@ -378,21 +395,23 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (node, flags) = (node(ino), flags.0);
-        let at_once = || match opened(
-            &self.tree,
-            &self.cache,
-            node,
-            open_flags::without_waiting(flags),
-        ) {
-            Err(error) if error.errno() == CoreErrno::WOULDBLOCK && open_flags::waits(flags) => {
-                Ok(Step::Left(()))
+        let (caller, node, flags) = (caller(req), node(ino), flags.0);
+        let at_once = |reply: &mut ReplyOpen| {
+            let what = (node, open_flags::without_waiting(flags));
+            let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+            match self.opener.open(&self.tree, caller, what, register) {
+                Err(error)
+                    if error.errno() == CoreErrno::WOULDBLOCK && open_flags::waits(flags) =>
+                {
+                    Ok(Step::Left(()))
+                }
+                result => result.map(Step::Done),
             }
-            result => result.map(Step::Done),
         };
-        let cache = Arc::clone(&self.cache);
-        self.serve_maybe_slowly(caller(req), Op::Open, reply, at_once, move |tree| {
-            opened(tree, &cache, node, flags)
+        let opener = self.opener.clone();
+        self.serve_maybe_slowly(caller, Op::Open, reply, at_once, move |tree, reply| {
+            let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+            opener.open(tree, caller, (node, flags), register)
         });
     }
 
@@ -407,17 +426,18 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         self.service
-            .serve(caller(req), Op::Create, reply, |caller, _| {
+            .serve(caller(req), Op::Create, reply, |caller, reply| {
                 let new = NewName {
                     parent: node(parent),
                     name,
                     mode,
                     umask,
                 };
-                let created =
-                    self.tree
-                        .create(*caller, new, flags, open_flags::exclusive(flags))?;
-                Ok((created, self.caching))
+                let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+                let created = self
+                    .opener
+                    .create(&self.tree, *caller, (new, flags), register)?;
+                Ok((created.0, created.1, self.caching))
             });
     }
 
@@ -491,6 +511,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service.serve(caller(req), Op::Release, reply, |_, _| {
+            self.opener.backings.released(fh.0);
             let result = self.tree.release(fh.0);
             if let Some(forward) = &self.forward {
                 forward.released(node(ino), fh.0);
@@ -570,7 +591,9 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.service.serve(caller(req), Op::Opendir, reply, |_, _| {
-            self.tree.opendir(node(ino), flags.0)
+            self.tree
+                .opendir(node(ino), flags.0)
+                .map(Opening::by_requests)
         });
     }
 
@@ -604,7 +627,7 @@ impl Filesystem for Adapter {
             .serve(caller(req), Op::Readdirplus, reply, |_, reply| {
                 self.tree.readdirplus(fh.0, offset, |listed, known| {
                     // fuser has one time for both here: the shorter one is true for both.
-                    let shorter = self.caching.attr.min(self.caching.entry);
+                    let shorter = attr_ttl(&known.attr, self.caching).min(self.caching.entry);
                     let ttl = if known.keep { shorter } else { Duration::ZERO };
                     let attr = convert::attr(&known.attr);
                     let generation = Generation(known.generation);

@@ -79,7 +79,7 @@ impl Forward {
         reply: ReplyEmpty,
     ) {
         let op = if wait { Op::Setlkw } else { Op::Setlk };
-        let begin = || self.begin(request, wait);
+        let begin = |_: &mut ReplyEmpty| self.begin(request, wait);
         service.serve_or_owe(caller, op, reply, begin, |owed, work| {
             let forward = Arc::clone(self);
             self.workers.hand(Box::new(move |go| {
@@ -87,7 +87,7 @@ impl Forward {
                     forward.undo(work);
                     owed.refuse(Error::no_lock("finding a thread to wait for a lock"));
                 } else {
-                    owed.answer(|| forward.finish(caller, work));
+                    owed.answer(|_| forward.finish(caller, work));
                 }
             }));
         });

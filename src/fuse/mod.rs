@@ -1,34 +1,40 @@
 //! The only place that names fuser: a core of plain functions, served through its session API.
 //!
 //! In reading order: [`serve`] (what happens around every operation, once), [`adapter`] (one short
-//! method an operation), [`reply`] (a value into fuser's reply), [`convert`] (our types and
+//! method an operation), [`reply`] (a value into fuser's reply), [`opening`] and [`backing`]
+//! (files, and those that the kernel reads and writes by itself), [`convert`] (our types and
 //! fuser's), [`cache`] (what the kernel is to forget), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
 //! ([`waiters`]), [`prune`] (asking the kernel to forget), [`lack`] (too few descriptors, told). fuser's
 //! own mounting and unmounting are never used: `attach` does that, exactly.
 
 mod adapter;
+mod backing;
 mod cache;
 mod convert;
 mod lack;
 mod lock;
+mod opening;
 mod prune;
 mod reply;
 mod serve;
 mod waiters;
 mod workers;
 
+use std::fmt::Write as _;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 
-use crate::config::Caching;
+use crate::config::{Caching, Io};
 use crate::lifecycle::gate::Gate;
 use crate::loopback::Loopback;
 use crate::observe::Counters;
 use crate::observe::faults::Faults;
 use crate::sync::Arc;
+use crate::sys::passthrough;
 
 use adapter::Adapter;
+use backing::{Backings, Lack};
 use cache::KernelCache;
 use lock::Forward;
 use prune::Pruner;
@@ -40,6 +46,8 @@ use serve::Service;
 pub struct Options {
     /// Number of event loops.
     pub threads: NonZeroUsize,
+    /// How open files are read and written.
+    pub io: Io,
     /// What the kernel may remember, and for how long.
     pub caching: Caching,
     /// The kernel checks permissions, POSIX ACLs included.
@@ -57,6 +65,7 @@ pub struct Options {
 pub struct Server {
     session: fuser::Session<Adapter>,
     pruner: Pruner,
+    backings: Arc<Backings>,
     negotiated: String,
 }
 
@@ -97,15 +106,41 @@ impl Server {
         let pruner = Pruner::new(&tree, &device)?;
         let negotiated = Arc::default();
         let log = Arc::clone(&negotiated);
-        let adapter = Adapter::new(tree, service, forward, Arc::clone(&cache), options, log);
+        let backings = Arc::new(Backings::new(options.io, tree.noatime()));
+        let adapter = Adapter::new(
+            tree,
+            service,
+            forward,
+            Arc::clone(&cache),
+            Arc::clone(&backings),
+            options,
+            log,
+        );
         let session = fuser::Session::from_fd(adapter, device, acl, config)?;
         cache.connected(session.notifier());
-        let negotiated = crate::sync::lock(&negotiated).clone();
+        if backings.lack().is_none() && passthrough::permitted(pruner.device()).is_err() {
+            backings.lacks(Lack::NotPermitted);
+        }
+        let mut negotiated = crate::sync::lock(&negotiated).clone();
+        match backings.lack() {
+            None => negotiated.push_str("; files are read and written by the kernel (passthrough)"),
+            Some(lack) => {
+                let text = "; files are read and written through this process";
+                let _ = write!(negotiated, "{text}: no passthrough, {}", lack.text());
+            }
+        }
         Ok(Self {
             session,
             pruner,
+            backings,
             negotiated,
         })
+    }
+
+    /// Why the kernel does not read and write files by itself, and what to do about it; `None` if it does.
+    #[must_use]
+    pub fn lacks_passthrough(&self) -> Option<&'static str> {
+        self.backings.lack().map(Lack::text)
     }
 
     /// What was agreed with the kernel, in a line for the log.

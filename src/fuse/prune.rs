@@ -2,7 +2,7 @@
 //! need other requests answered before it has forgotten, so no event loop may wait for it.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 
 use crate::error::Errno;
@@ -31,6 +31,11 @@ impl Pruner {
             tree: Arc::clone(tree),
             device: device.try_clone()?,
         })
+    }
+
+    /// The connection.
+    pub(super) fn device(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
     }
 
     /// Starts the thread. Without it programs get EMFILE sooner: nothing to fail for.

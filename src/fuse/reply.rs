@@ -8,11 +8,12 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
+use super::backing::Way;
 use super::convert;
+use super::opening::Opening;
 use super::serve::Respond;
 use crate::config::Caching;
 use crate::loopback::attr::Attr;
-use crate::loopback::create::Created;
 use crate::loopback::inode::NodeNo;
 use crate::loopback::lock::{Held, Range};
 use crate::loopback::lookup::Entry;
@@ -23,6 +24,15 @@ use crate::sys::xattr::Answer;
 
 /// A name's entry, or that there is none and the kernel may remember so.
 pub(super) struct Found(pub Option<Entry>, pub Caching);
+
+/// How long the kernel may remember attributes.
+pub(super) fn attr_ttl(attr: &Attr, caching: Caching) -> Duration {
+    if attr.lasting {
+        caching.attr
+    } else {
+        Duration::ZERO
+    }
+}
 
 macro_rules! respond {
     ($reply:ty, $ok:ty, |$this:ident, $value:pat_param| $answer:expr) => {
@@ -54,10 +64,15 @@ respond!(ReplyLock, Option<Held>, |reply, held| match held {
     None => reply.locked(0, 0, number_of(None), 0),
 });
 respond!(ReplyAttr, (Attr, Caching), |reply, (attr, caching)| {
-    reply.attr(&caching.attr, &convert::attr(&attr));
+    reply.attr(&attr_ttl(&attr, caching), &convert::attr(&attr));
 });
-respond!(ReplyOpen, u64, |reply, handle| {
-    reply.opened(FileHandle(handle), FopenFlags::empty());
+respond!(ReplyOpen, Opening, |reply, opening| {
+    let Opening { handle, flags, way } = opening;
+    match way {
+        Way::Passthrough(id) => reply.opened_passthrough(FileHandle(handle), flags, &id),
+        Way::Direct => reply.opened(FileHandle(handle), flags | FopenFlags::FOPEN_DIRECT_IO),
+        Way::Cached => reply.opened(FileHandle(handle), flags),
+    }
 });
 respond!(ReplyXattr, Answer, |reply, answer| match answer {
     Answer::Size(size) => reply.size(size),
@@ -68,43 +83,44 @@ respond!(
     Found,
     |reply, Found(entry, caching)| match entry {
         Some(Entry { lookup, attr }) => {
+            let kept = attr_ttl(&attr, caching);
             let attr = convert::attr(&attr);
             let generation = Generation(lookup.inode().generation());
             // The root is found by its node number, which is not its st_ino: the kernel is to ask again.
             let is_root = lookup.inode().number() == NodeNo::ROOT;
-            let ttl = if is_root {
-                Duration::ZERO
-            } else {
-                caching.attr
-            };
+            let ttl = if is_root { Duration::ZERO } else { kept };
             lookup.into_kernel();
             reply.entry_with_ttls(&ttl, &caching.entry, &attr, generation);
         }
         None => reply.entry(&caching.negative, &convert::no_entry(), Generation(0)),
     }
 );
-respond!(
-    ReplyCreate,
-    (Created, Caching),
-    |reply, (created, caching)| {
-        let Created {
-            entry: Entry { lookup, attr },
-            handle,
-        } = created;
-        let attr = convert::attr(&attr);
-        let generation = Generation(lookup.inode().generation());
-        lookup.into_kernel();
-        // fuser has one time for both here: the shorter one is true for both.
-        let ttl = caching.attr.min(caching.entry);
-        reply.created(
-            &ttl,
-            &attr,
-            generation,
-            FileHandle(handle),
-            FopenFlags::empty(),
-        );
+respond!(ReplyCreate, (Entry, Opening, Caching), |reply,
+                                                  (
+    entry,
+    opening,
+    caching,
+)| {
+    let Entry { lookup, attr } = entry;
+    let Opening { handle, flags, way } = opening;
+    let kept = attr_ttl(&attr, caching);
+    let attr = convert::attr(&attr);
+    let generation = Generation(lookup.inode().generation());
+    lookup.into_kernel();
+    // fuser has one time for both here: the shorter one is true for both.
+    let ttl = kept.min(caching.entry);
+    let handle = FileHandle(handle);
+    match way {
+        Way::Passthrough(id) => {
+            reply.created_passthrough(&ttl, &attr, generation, handle, flags, &id);
+        }
+        Way::Direct => {
+            let flags = flags | FopenFlags::FOPEN_DIRECT_IO;
+            reply.created(&ttl, &attr, generation, handle, flags);
+        }
+        Way::Cached => reply.created(&ttl, &attr, generation, handle, flags),
     }
-);
+});
 respond!(ReplyDirectoryPlus, Vec<LookupRef>, |reply, lookups| {
     lookups.into_iter().for_each(LookupRef::into_kernel);
     reply.ok();

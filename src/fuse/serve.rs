@@ -45,10 +45,10 @@ pub(super) struct Owed<R> {
 
 impl<R: Respond> Owed<R> {
     /// Does the rest of the work and answers, with the same guard against panics as on an event loop.
-    pub(super) fn answer(self, f: impl FnOnce() -> Result<R::Ok>) {
+    pub(super) fn answer(mut self, f: impl FnOnce(&mut R) -> Result<R::Ok>) {
         let (service, op) = (Arc::clone(&self.service), self.op);
         service.guarded(op, || {
-            let result = f();
+            let result = f(&mut self.reply);
             self.send(result);
         });
     }
@@ -122,7 +122,7 @@ impl Service {
         caller: Caller,
         op: Op,
         reply: R,
-        f: impl FnOnce() -> Result<Step<R::Ok, W>>,
+        f: impl FnOnce(&mut R) -> Result<Step<R::Ok, W>>,
         hand_on: impl FnOnce(Owed<R>, W),
     ) {
         let Some(pass) = self.gate.enter_owned() else {
@@ -130,14 +130,14 @@ impl Service {
         };
         self.crash_if_asked(op);
         self.guarded(op, || {
-            let owed = Owed {
+            let mut owed = Owed {
                 reply,
                 caller,
                 op,
                 service: Arc::clone(self),
                 pass,
             };
-            match self.admit(op).and_then(|()| f()) {
+            match self.admit(op).and_then(|()| f(&mut owed.reply)) {
                 Ok(Step::Done(value)) => owed.send(Ok(value)),
                 Ok(Step::Left(work)) => hand_on(owed, work),
                 Err(error) => owed.refuse(error),
@@ -336,7 +336,7 @@ mod tests {
                 CALLER,
                 Op::Setlkw,
                 reply,
-                || step,
+                |_| step,
                 |reply, work| owed.borrow_mut().push((reply, work)),
             );
         };
@@ -351,8 +351,8 @@ mod tests {
         serve(Ok(Step::Done(2)));
         for (reply, work) in owed.take() {
             match work {
-                "answered" => reply.answer(|| Ok(7)),
-                "panics" => reply.answer(|| panic!("a bug")),
+                "answered" => reply.answer(|_| Ok(7)),
+                "panics" => reply.answer(|_| panic!("a bug")),
                 _ => drop(reply),
             }
         }

@@ -38,6 +38,9 @@ pub struct Attr {
     pub rdev: (u32, u32),
     /// Preferred I/O size in bytes.
     pub blksize: u32,
+    /// Whether the kernel may remember this. Not of a program with set-id bits, which another user's write
+    /// takes away in SRC; nor of a file that may be written to through a mapping in SRC.
+    pub lasting: bool,
 }
 
 /// A point in time: seconds since 1970, negative before, and nanoseconds on top (0 to 999,999,999).
@@ -59,6 +62,12 @@ impl From<StatxTimestamp> for Time {
 }
 
 impl Attr {
+    /// `st_mode`.
+    #[must_use]
+    pub fn mode(&self) -> u32 {
+        self.kind.as_raw_mode() | u32::from(self.perm)
+    }
+
     /// The attributes in a statx answer for the inode that has the number `ino`.
     #[must_use]
     pub fn new(ino: NodeNo, stat: &Statx) -> Self {
@@ -77,6 +86,7 @@ impl Attr {
             gid: stat.stx_gid,
             rdev: (stat.stx_rdev_major, stat.stx_rdev_minor),
             blksize: stat.stx_blksize,
+            lasting: !policy::has_set_id(u32::from(mode)),
         }
     }
 }
@@ -162,7 +172,9 @@ impl Loopback {
         } else {
             inode.number()
         };
-        Ok(self.shown(inode.identity(), object, Attr::new(ino, &stat)))
+        let mut attr = self.shown(inode.identity(), object, Attr::new(ino, &stat));
+        attr.lasting &= !inode.is_mappable();
+        Ok(attr)
     }
 
     /// Changes attributes; the new ones. `handle` is the open file of an ftruncate(2).
@@ -209,13 +221,13 @@ impl Loopback {
         self.attr_of(&inode)
     }
 
-    /// What is left of a chown(2) of neither owner nor group, or comes before a first write: FUSE has no
-    /// way to say that it costs a set-group-id bit without group execution. SRC clears that for an owner
-    /// outside the group. Root keeps such bits, and for anybody else nothing is done: if it was a chown it
-    /// was not theirs to do, and if it was a write, SRC clears the bit when it comes.
+    /// What is left of a chown(2) of neither owner nor group, or comes before a write to a file with set-id
+    /// bits and capabilities: FUSE has no way to say which. From the owner it costs as much either way, and
+    /// from root it is taken for a chown, which clears those bits. For anybody else nothing is done: if it
+    /// was a chown it was not theirs to do, and if it was a write, SRC clears the bits when it comes.
     fn set_nothing(&self, caller: Caller, inode: &Arc<Inode>) -> Result<()> {
         let object = self.object(inode)?;
-        if caller.uid == 0 || fs::stat(object.fd()).tried("statx")?.stx_uid != caller.uid {
+        if caller.uid != 0 && fs::stat(object.fd()).tried("statx")?.stx_uid != caller.uid {
             return Ok(());
         }
         fs::set_owner(object.fd(), None, None).tried("chown")

@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 
+use super::file::Opened;
 use super::handle::FileHandle;
 use super::inode::{Inode, NodeNo};
 use super::lookup::Entry;
@@ -23,8 +24,8 @@ use crate::sys::fs::{self, open_flags};
 pub struct Created {
     /// Its entry.
     pub entry: Entry,
-    /// The number of its handle.
-    pub handle: u64,
+    /// It, open.
+    pub opened: Opened,
 }
 
 /// Where and as what something is created.
@@ -88,7 +89,8 @@ impl Loopback {
         let handle = self
             .files
             .insert(FileHandle::new(Arc::clone(entry.lookup.inode()), file));
-        Ok(Created { entry, handle })
+        let opened = self.as_opened(handle, entry.attr.mode(), entry.lookup.inode());
+        Ok(Created { entry, opened })
     }
 
     /// Creates a directory.

@@ -1,11 +1,14 @@
 //! Open files: open, read, write, flush, release, fsync, fallocate, lseek, copy_file_range.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::handle::FileHandle;
-use super::inode::NodeNo;
+use super::inode::{Inode, NodeNo};
 use super::{Caller, Loopback};
 use crate::error::{Errno, Error, Result, Tried};
+use crate::policy;
+use crate::sync::Arc;
+use crate::sys::creds;
 use crate::sys::fs::{self, FileType, WriteMode, open_flags};
 
 /// The largest read or write that the daemon does in one request, in bytes: more than any kernel
@@ -30,6 +33,11 @@ pub struct Opened {
     /// The file is not what the kernel was told of it last: its size and times are to be asked for anew,
     /// so that who opens it sees what was done in SRC before.
     pub changed: bool,
+    /// The kernel may read and write it in SRC by itself. Not where its access time is to be left alone, and
+    /// not a program with set-id bits: what becomes of those depends on who writes.
+    pub passes: bool,
+    /// SRC's file system has nothing to say at close(2).
+    pub closes_silently: bool,
 }
 
 impl Loopback {
@@ -47,9 +55,53 @@ impl Loopback {
         Self::check_has_name(&inode, &stat)?;
         let file = self.opened(flags, |flags| fs::reopen(object.fd(), flags))?;
         drop(object);
-        let changed = inode.differs(&stat);
-        let handle = self.files.insert(FileHandle::new(inode, file));
-        Ok(Opened { handle, changed })
+        let handle = self.files.insert(FileHandle::new(Arc::clone(&inode), file));
+        Ok(Opened {
+            changed: inode.differs(&stat),
+            ..self.as_opened(handle, stat.stx_mode.into(), &inode)
+        })
+    }
+
+    /// What there is to know of an open file of that mode.
+    pub(super) fn as_opened(&self, handle: u64, mode: u32, inode: &Inode) -> Opened {
+        Opened {
+            handle,
+            changed: false,
+            passes: !self.noatime && !policy::has_set_id(mode),
+            closes_silently: fs::closes_silently(self.filesystem)
+                && inode.identity().device == self.root.identity().device,
+        }
+    }
+
+    /// Does `register` with a file that the kernel is to read and write by itself from now on, with this
+    /// thread's rights as they are meanwhile: `caller`'s, as in [`Self::changing`], and for whoever has it
+    /// open, never those that keep set-id bits.
+    ///
+    /// The kernel opens it anew for each that opens it, but keeps what is registered until the last of them closes
+    /// it. So that is not the handle itself if that `writes`, or locks in SRC come with it: those are to end
+    /// when it is closed.
+    pub fn as_backing<T>(
+        &self,
+        caller: Caller,
+        (handle, flags): (u64, i32),
+        locks: bool,
+        register: impl FnOnce(BorrowedFd<'_>) -> T,
+    ) -> Result<T> {
+        let file = self.file(handle)?;
+        let own = if locks || open_flags::writes(flags) {
+            Some(fs::reopen(file.file(), open_flags::READ_ONLY).tried("open as a backing file")?)
+        } else {
+            None
+        };
+        let backing = own.as_ref().map_or(file.file(), AsFd::as_fd);
+        let _as_caller = self.changing(caller, file.file())?;
+        creds::without_set_id(|| register(backing)).tried("giving up CAP_FSETID")
+    }
+
+    /// Notes that an open file may be mapped to write to it, without a word to anybody; whether that is new.
+    pub fn becomes_mappable(&self, handle: u64) -> bool {
+        self.file(handle)
+            .is_ok_and(|file| file.inode.becomes_mappable())
     }
 
     /// Opens something with a caller's flags; on a mount with `noatime` so that reading leaves its access

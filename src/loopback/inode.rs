@@ -55,7 +55,7 @@ pub struct Inode {
     kind: FileType,
     /// What was told of its size and times last, as [`stamp`] has it.
     stamp: AtomicU32,
-    /// [`USED`], [`KEPT`], [`TOLD`].
+    /// [`USED`], [`KEPT`], [`TOLD`], [`MAPPABLE`].
     flags: AtomicU8,
 }
 
@@ -66,6 +66,9 @@ const USED: u8 = 1;
 const KEPT: u8 = 2;
 /// The kernel was told that it has no name any more.
 const TOLD: u8 = 4;
+/// Somebody may have mapped it in SRC, by the kernel's own way, to write to it: that changes its times without
+/// a word to anybody, and goes on after the file was closed.
+const MAPPABLE: u8 = 8;
 
 /// How it is reached.
 #[derive(Debug)]
@@ -257,6 +260,17 @@ impl Inode {
     /// Whether the kernel was told before that it has no name any more; from now on it was.
     pub fn was_told(&self) -> bool {
         self.flags.fetch_or(TOLD, Ordering::Relaxed) & TOLD != 0
+    }
+
+    /// Notes that it may be mapped from now on; whether that is new.
+    pub fn becomes_mappable(&self) -> bool {
+        self.flags.fetch_or(MAPPABLE, Ordering::Relaxed) & MAPPABLE == 0
+    }
+
+    /// Whether it may change without the kernel or this process being told.
+    #[must_use]
+    pub fn is_mappable(&self) -> bool {
+        self.has(MAPPABLE)
     }
 
     fn has(&self, flag: u8) -> bool {

@@ -75,7 +75,7 @@ impl Loopback {
             Identity::of(&stat),
             self.numbering.number(Identity::of(&stat)),
         );
-        let attr = self.shown(identity, object.as_fd(), Attr::new(number, &stat));
+        let mut attr = self.shown(identity, object.as_fd(), Attr::new(number, &stat));
         let found = self.described(object, &stat)?;
         let (lookup, spare) = self.table.take(found);
         match spare.map(Inode::into_object) {
@@ -85,6 +85,7 @@ impl Loopback {
             Some(None) => {}
         }
         lookup.inode().note(&stat);
+        attr.lasting &= !lookup.inode().is_mappable();
         Ok(Entry { lookup, attr })
     }
 

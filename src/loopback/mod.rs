@@ -103,6 +103,8 @@ pub struct Loopback {
     acts_as_callers: bool,
     /// Whether what is read through the mount keeps its access time in SRC.
     noatime: bool,
+    /// Of which type SRC's file system is; 0 if it does not say.
+    filesystem: u64,
 }
 
 impl Loopback {
@@ -114,6 +116,7 @@ impl Loopback {
         let stat = fs::stat(object.as_fd()).tried("statx")?;
         let identity = inode::Identity::of(&stat);
         let descriptors = Descriptors::new(object.as_fd(), identity, settings.file_limit);
+        let filesystem = fs::filesystem_type(object.as_fd()).unwrap_or(0);
         let root = Arc::new(Inode::new(NodeNo::ROOT, &stat, object, None));
         Ok(Self {
             table: Arc::new(Table::new(Arc::clone(&root))),
@@ -127,6 +130,7 @@ impl Loopback {
             own_mount: OnceLock::new(),
             acts_as_callers: creds::can_act_as_others(),
             noatime: settings.noatime,
+            filesystem,
         })
     }
 
@@ -151,6 +155,24 @@ impl Loopback {
     #[must_use]
     pub fn known_inodes(&self) -> usize {
         self.table.len()
+    }
+
+    /// Whether what is done is done as the caller.
+    #[must_use]
+    pub fn acts_as_callers(&self) -> bool {
+        self.acts_as_callers
+    }
+
+    /// Whether reads are to leave access times alone.
+    #[must_use]
+    pub fn noatime(&self) -> bool {
+        self.noatime
+    }
+
+    /// Whether SRC's file system is itself made of others, as overlayfs.
+    #[must_use]
+    pub fn is_stacked(&self) -> bool {
+        self.filesystem == fs::OVERLAY
     }
 
     /// How many files and directories are open.

@@ -98,13 +98,13 @@ fn counts_and_handles_are_zero_when_everything_was_given_back() {
     assert_eq!((tree.known_inodes(), tree.open_handles()), (1, 2));
     tree.forget(created.entry.attr.ino, 1);
     assert_eq!(
-        tree.write(Some(ROOT), created.handle, 0, b"still open", PLAIN),
+        tree.write(Some(ROOT), created.opened.handle, 0, b"still open", PLAIN),
         Ok(10)
     );
-    tree.release(created.handle).unwrap();
+    tree.release(created.opened.handle).unwrap();
     tree.releasedir(listing).unwrap();
     assert_eq!((tree.known_inodes(), tree.open_handles()), (0, 0));
-    assert_eq!(errno(tree.release(created.handle)), Errno::BADF);
+    assert_eq!(errno(tree.release(created.opened.handle)), Errno::BADF);
     assert_eq!(
         errno(tree.getattr(created.entry.attr.ino, None)),
         Errno::STALE

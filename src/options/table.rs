@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 
-use crate::config::MountOptions;
+use crate::config::{Io, MountOptions};
 
 use super::Options;
 use super::value::{self, LIMIT, MAX_READ, SECONDS, THREADS};
@@ -276,6 +276,18 @@ pub static TABLE: &[Word] = &[
             form: THREADS,
             set: |o, text| {
                 o.threads = Some(value::threads(text.to_str()?).ok()?);
+                Some(())
+            },
+        },
+    },
+    Word {
+        name: "io",
+        help: "The same as --io, which wins over it.",
+        effect: Effect::Value {
+            placeholder: "WAY",
+            form: "auto, passthrough, cached or direct",
+            set: |o, text| {
+                o.io = Some(Io::of_name(text.to_str()?)?);
                 Some(())
             },
         },

@@ -45,6 +45,12 @@ pub fn without_cleared(wanted: u32, before: u32, after: u32) -> u32 {
     wanted & !(before & !after & SET_ID)
 }
 
+/// Whether a mode is that of a program which runs with somebody else's rights.
+#[must_use]
+pub fn has_set_id(mode: u32) -> bool {
+    mode & 0o170_000 == 0o100_000 && mode & SET_ID != 0
+}
+
 /// Permission bits as they take effect on a mount with `nosuid`.
 #[must_use]
 pub fn without_set_id(perm: u16) -> u16 {

@@ -104,6 +104,32 @@ impl CallerGuard {
     }
 }
 
+/// Does `act` without `CAP_FSETID`: what is registered with the kernel meanwhile acts on files with these
+/// rights later, for whoever asks, and is to clear set-id bits for all of them.
+pub fn without_set_id<T>(act: impl FnOnce() -> T) -> Result<T> {
+    let before = rustix::thread::capabilities(None)?;
+    if !before.effective.contains(CapabilitySet::FSETID) {
+        return Ok(act());
+    }
+    let less = CapabilitySets {
+        effective: before.effective - CapabilitySet::FSETID,
+        ..before
+    };
+    rustix::thread::set_capabilities(None, less)?;
+    let result = act();
+    if rustix::thread::set_capabilities(None, before).is_err() {
+        std::process::abort();
+    }
+    Ok(result)
+}
+
+/// Whether this process has `CAP_SYS_ADMIN`.
+#[must_use]
+pub fn is_admin() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
 impl Drop for CallerGuard {
     fn drop(&mut self) {
         if let Some(umask) = self.umask {

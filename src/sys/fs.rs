@@ -111,6 +111,16 @@ pub fn mount_of(fd: BorrowedFd<'_>) -> Result<(u64, u64)> {
 /// `FUSE_SUPER_MAGIC`, see [`filesystem_type`].
 pub const FUSE: u64 = 0x6573_5546;
 
+/// `OVERLAYFS_SUPER_MAGIC`, see [`filesystem_type`].
+pub const OVERLAY: u64 = 0x794c_7630;
+
+/// Whether close(2) does nothing but close on file systems of a type: ext2 to ext4, xfs, btrfs, tmpfs and f2fs have
+/// no `flush` in their `file_operations`; network file systems write back there.
+#[must_use]
+pub fn closes_silently(filesystem: u64) -> bool {
+    [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010].contains(&filesystem)
+}
+
 /// The magic number of the type of the file system that an object is on, fstatfs(2).
 pub fn filesystem_type(object: BorrowedFd<'_>) -> Result<u64> {
     let kind = rustix::fs::fstatfs(object)?.f_type;
@@ -503,6 +513,21 @@ pub mod open_flags {
     #[must_use]
     pub fn waits(flags: i32) -> bool {
         flags & libc::O_NONBLOCK == 0
+    }
+
+    /// `O_RDONLY`.
+    pub const READ_ONLY: i32 = libc::O_RDONLY;
+
+    /// `O_WRONLY` or `O_RDWR`.
+    #[must_use]
+    pub fn writes(flags: i32) -> bool {
+        flags & libc::O_ACCMODE != libc::O_RDONLY
+    }
+
+    /// `O_RDWR`.
+    #[must_use]
+    pub fn reads_and_writes(flags: i32) -> bool {
+        flags & libc::O_ACCMODE == libc::O_RDWR
     }
 
     /// `O_APPEND`.

@@ -8,7 +8,7 @@
 //! number alone), [`dir`] (directory streams), [`xattr`], [`ioctl`] (file flags), [`lock`] (file locks),
 //! [`creds`] (acting as the caller), [`rights`] (what a caller may), [`caller`] (what it is up to while it
 //! waits), [`mount`] (mount ids and the mount table), [`mountinfo`] (the table as text), [`notify`] (what the
-//! FUSE client is told unasked), [`memory`] (our own, by address), [`ask`] (whether a mount answers),
+//! FUSE client is told unasked), [`passthrough`] (what it may do with backing files), [`memory`] (our own, by address), [`ask`] (whether a mount answers),
 //! [`process`] (going to the background), [`limits`] (of this process, lifted), [`features`]
 //! (switching newer calls off).
 
@@ -27,6 +27,7 @@ pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod notify;
+pub mod passthrough;
 pub mod process;
 pub mod rights;
 pub mod xattr;

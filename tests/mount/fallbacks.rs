@@ -55,10 +55,16 @@ fn without_openat2() {
     works_without("openat2");
 }
 
+/// Requests for every read and write (before Linux 6.9).
+#[test]
+fn without_passthrough() {
+    works_without("passthrough");
+}
+
 /// All of it together.
 #[test]
 fn without_any_of_them() {
-    works_without("new-mount-api,statmount,unique-mount-id,file-handles,openat2");
+    works_without("new-mount-api,statmount,unique-mount-id,file-handles,openat2,passthrough");
 }
 
 /// 3,000 inodes known at once, with 200 files allowed.

@@ -162,7 +162,7 @@ fn the_daemons_own_limit_is_nobodys() {
         (ulimit -S -f 8; exec \"$LOOPFS\" \"$SRC\" \"$MNT\")
         head -c 1000000 /dev/zero >\"$MNT/f\"; truncate -s 5000000 \"$MNT/f\"; fallocate -l 2000000 \"$MNT/g\"
         stat -c %s \"$SRC/f\" \"$SRC/g\"; end
-        (ulimit -f 8; setpriv --bounding-set -sys_resource \"$LOOPFS\" \"$SRC\" \"$MNT\")
+        (ulimit -f 8; setpriv --bounding-set -sys_resource \"$LOOPFS\" --io cached \"$SRC\" \"$MNT\")
         head -c 1000000 /dev/zero 2>&1 >\"$MNT/h\" | grep -o 'File too large'
         stat -c %s \"$MNT/h\"; end";
     let seen = env.private_script(script).success();

@@ -113,6 +113,8 @@ fn case(
     let (plain, mounted) = (mount.root().join("plain").join(name), mount.path(name));
     let source = mount.source(name);
     let mut worlds = (World::new(&plain), World::mounted(&mounted, &source));
+    worlds.0.grants_set_id = run.setup.grants_set_id();
+    worlds.1.grants_set_id = worlds.0.grants_set_id;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     for (step, operation) in operations.iter().enumerate() {
         run.step(worker, operation);

@@ -27,7 +27,7 @@ impl World {
             Chmod, Chown, GetXattr, ListXattrs, RemoveXattr, SetAcl, SetFlags, SetXattr, Times,
         };
         Some(match operation {
-            Chmod { on, mode } => self.chmod(on, Mode::from_raw_mode(*mode)),
+            Chmod { on, mode } => self.chmod(on, Mode::from_raw_mode(self.granted(*mode))),
             Chown {
                 on,
                 uid,
@@ -64,6 +64,15 @@ impl World {
             SetFlags { on, flags } => self.set_flags(on, *flags),
             _ => return None,
         })
+    }
+
+    /// A mode without set-id bits, if open files are not to get any.
+    fn granted(&self, mode: u32) -> u32 {
+        if self.grants_set_id {
+            mode
+        } else {
+            mode & !0o6000
+        }
     }
 
     fn chmod(&self, on: &Place, mode: Mode) -> Outcome {

@@ -201,6 +201,8 @@ impl World {
     /// What SEEK_DATA leaves out is zero. That it leaves out as much in both trees is not promised by
     /// any file system: what is in memory at the moment may count.
     fn holes(&self, on: &Place) -> Outcome {
+        // Holes are looked for in SRC, which has what was written through a mapping once that is synchronised.
+        self.settle()?;
         let file = self.file(on, &mut reading())?;
         let content = if self.shared {
             Vec::new()

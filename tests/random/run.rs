@@ -63,6 +63,12 @@ impl Setup {
         Mount::start_command(env, command)
     }
 
+    /// Whether it makes no difference that a file gets set-id bits while it is open. Where the kernel writes it
+    /// by itself root's writes clear them, too (SEMANTICS.md).
+    pub(crate) fn grants_set_id(&self) -> bool {
+        self.options.contains(&"--io")
+    }
+
     /// A number of its own for the test.
     pub(crate) fn number(&self) -> u64 {
         crate::common::tree::checksum(self.name.as_bytes())
@@ -79,7 +85,7 @@ pub(crate) struct Failure {
 
 /// One test under way.
 pub(crate) struct Run {
-    setup: Setup,
+    pub(super) setup: Setup,
     /// Sequences are made from this.
     pub(crate) seed: u64,
     /// The round to start with.

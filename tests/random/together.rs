@@ -149,10 +149,15 @@ fn one_round(
     let alone = workers.in_source == 0;
     let mut tops = vec![(mounted.as_path(), Place::Mount { alone }); workers.on_mount];
     tops.resize(streams.len(), (source.as_path(), Place::Source));
-    let worlds = at_once(run, &streams, &tops, failures)?;
+    let mut worlds = at_once(run, &streams, &tops, failures)?;
     for world in &worlds {
         // A mapping of what has been truncated since has nothing to write.
         world.settle().map_err(|error| format!("msync: {error}"))?;
+    }
+    if !alone {
+        // A directory that was replaced in SRC while its name was removed on MNT is dead to the kernel for as
+        // long as somebody has it open (SEMANTICS.md).
+        worlds.clear();
     }
     let begin = Instant::now();
     loop {

@@ -29,6 +29,7 @@ pub(crate) const NOTHING_OPEN: &str = "nothing open";
 
 /// A tree and what is open in it.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // they have nothing to do with each other
 pub(crate) struct World {
     pub(super) top: PathBuf,
     /// The same directory in SRC, if this is a mount and nobody else works in it.
@@ -40,6 +41,8 @@ pub(crate) struct World {
     keeps_directories: bool,
     /// File flags were set, some of which keep a file from being removed.
     pub(super) flagged: bool,
+    /// chmod gives set-id bits where it is asked to.
+    pub(crate) grants_set_id: bool,
 }
 
 /// A regular file that is open. The mapping goes first.
@@ -87,6 +90,7 @@ impl World {
             directories: [const { None }; DIRECTORIES],
             keeps_directories: true,
             flagged: false,
+            grants_set_id: true,
         }
     }
 

@@ -1,0 +1,116 @@
+//! Opening a file: what its handle is told the kernel with, and which way it is read and written.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use fuser::{BackingId, FopenFlags};
+
+use super::backing::{Backings, Way};
+use super::cache::KernelCache;
+use crate::error::Result;
+use crate::loopback::create::{Created, NewName};
+use crate::loopback::file::Opened;
+use crate::loopback::inode::NodeNo;
+use crate::loopback::lookup::Entry;
+use crate::loopback::{Caller, Loopback};
+use crate::sync::Arc;
+use crate::sys::fs::open_flags;
+
+/// A file or directory that was opened.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// The number of its handle.
+    pub(super) handle: u64,
+    /// What else the kernel is told of it.
+    pub(super) flags: FopenFlags,
+    /// How it is read and written.
+    pub(super) way: Way,
+}
+
+impl Opening {
+    /// One that is used by requests.
+    pub(super) fn by_requests(handle: u64) -> Self {
+        Self {
+            handle,
+            flags: FopenFlags::empty(),
+            way: Way::Cached,
+        }
+    }
+}
+
+/// What it takes to open files.
+#[derive(Debug, Clone)]
+pub(super) struct Opener {
+    pub(super) cache: Arc<KernelCache>,
+    pub(super) backings: Arc<Backings>,
+    /// Whoever closes a file is to be heard: locks of theirs in SRC end with it.
+    pub(super) hears_closes: bool,
+}
+
+impl Opener {
+    /// Opens a file, and sees to it that whoever does finds it as long as it is now. `register` gets a
+    /// backing id for it.
+    pub(super) fn open(
+        &self,
+        tree: &Loopback,
+        caller: Caller,
+        (node, flags): (NodeNo, i32),
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+    ) -> Result<Opening> {
+        let opened = tree.open_file(node, flags)?;
+        let (opening, mappable) = self.opening(tree, caller, (node, flags), opened, register);
+        if (opened.changed || mappable)
+            && let Err(error) = self.cache.drop_attributes(node)
+        {
+            log::debug!("the kernel's attributes of node {}: {error}", node.0);
+        }
+        Ok(opening)
+    }
+
+    /// Creates and opens a file.
+    pub(super) fn create(
+        &self,
+        tree: &Loopback,
+        caller: Caller,
+        (new, flags): (NewName<'_>, i32),
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+    ) -> Result<(Entry, Opening)> {
+        let Created { mut entry, opened } =
+            tree.create(caller, new, flags, open_flags::exclusive(flags))?;
+        let node = entry.lookup.inode().number();
+        let (opening, mappable) = self.opening(tree, caller, (node, flags), opened, register);
+        entry.attr.lasting &= !mappable;
+        Ok((entry, opening))
+    }
+
+    /// How the kernel is to use a file that was opened; and whether it may be mapped from now on, without a
+    /// word to anybody, in order to write to it.
+    fn opening(
+        &self,
+        tree: &Loopback,
+        caller: Caller,
+        (node, flags): (NodeNo, i32),
+        opened: Opened,
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+    ) -> (Opening, bool) {
+        let handle = opened.handle;
+        let register = || {
+            tree.as_backing(caller, (handle, flags), self.hears_closes, register)
+                .map_err(|error| io::Error::from_raw_os_error(error.code()))?
+        };
+        let way = self.backings.opened(node, handle, opened.passes, register);
+        let passed = matches!(way, Way::Passthrough(_));
+        let mut told = FopenFlags::empty();
+        // Without pages in the kernel's cache close(2) has nothing to write back.
+        if passed && opened.closes_silently && !self.hears_closes {
+            told |= FopenFlags::FOPEN_NOFLUSH;
+        }
+        let mappable = passed && open_flags::reads_and_writes(flags);
+        let opening = Opening {
+            handle,
+            flags: told,
+            way,
+        };
+        (opening, mappable && tree.becomes_mappable(handle))
+    }
+}
