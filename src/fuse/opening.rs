@@ -105,6 +105,11 @@ impl Opener {
         if passed && opened.closes_silently && !self.hears_closes {
             told |= FopenFlags::FOPEN_NOFLUSH;
         }
+        // The kernel's own way keeps the flags of open(2), whatever fcntl(2) makes of them (`fuse_passthrough_open`):
+        // requests come with the flags of the moment. Mappings are passed through all the same.
+        if passed && open_flags::may_be_taken_away(flags) {
+            told |= FopenFlags::FOPEN_DIRECT_IO;
+        }
         let mappable = passed && open_flags::reads_and_writes(flags);
         let opening = Opening {
             handle,

@@ -4,6 +4,7 @@
 //! table in shared memory or the cache of descriptors ([`super::descriptors`]) needs to find the
 //! inode again.
 
+use std::ffi::CStr;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -53,7 +54,8 @@ pub struct Inode {
     identity: Identity,
     reach: Reach,
     kind: FileType,
-    /// What was told of its size and times last, as [`stamp`] has it.
+    /// What was told of its size and times last, as [`stamp`] has it; of a directory, where it was found last,
+    /// as [`place`] has it, or 0.
     stamp: AtomicU32,
     /// [`USED`], [`KEPT`], [`TOLD`], [`MAPPABLE`].
     flags: AtomicU8,
@@ -120,12 +122,17 @@ impl Inode {
             None => Reach::Kept(object, 0),
             Some(handle) => Reach::ByHandle(handle, Mutex::new(Some(Arc::new(object)))),
         };
+        let kind = FileType::from_raw_mode(stat.stx_mode.into());
+        let stamp = match kind {
+            FileType::Directory => 0,
+            _ => stamp(stat),
+        };
         Self {
             number,
             identity: Identity::of(stat),
             reach,
-            kind: FileType::from_raw_mode(stat.stx_mode.into()),
-            stamp: AtomicU32::new(stamp(stat)),
+            kind,
+            stamp: AtomicU32::new(stamp),
             flags: AtomicU8::new(0),
         }
     }
@@ -157,7 +164,24 @@ impl Inode {
     pub fn note(&self, stat: &Statx) {
         // Whoever is told at the same time may be told something older: the kernel sees to that by the order
         // of its requests, and here it costs one question more.
-        self.stamp.store(stamp(stat), Ordering::Relaxed);
+        if self.kind != FileType::Directory {
+            self.stamp.store(stamp(stat), Ordering::Relaxed);
+        }
+    }
+
+    /// The kernel is about to be told, or knows, that it has this name. Directories alone are noted: they have
+    /// one name at most.
+    pub fn note_place(&self, parent: NodeNo, name: &CStr) {
+        if self.kind == FileType::Directory {
+            self.stamp.store(place(parent, name), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a directory has that name as far as the kernel knows.
+    #[must_use]
+    pub fn may_be_at(&self, parent: NodeNo, name: &CStr) -> bool {
+        let noted = self.stamp.load(Ordering::Relaxed);
+        noted == 0 || noted == place(parent, name)
     }
 
     /// Whether `stat` says something else of its size and times than the kernel was told last.
@@ -317,10 +341,21 @@ fn stamp(stat: &Statx) -> u32 {
     for time in [stat.stx_mtime, stat.stx_ctime] {
         (time.tv_sec, time.tv_nsec).hash(&mut hasher);
     }
-    // Any 32 bits of a hash are as good as others.
+    low(hasher.finish())
+}
+
+/// A name in a directory in 32 bits, which are never 0.
+fn place(parent: NodeNo, name: &CStr) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    (parent.0, name).hash(&mut hasher);
+    low(hasher.finish()) | 1
+}
+
+/// Any 32 bits of a hash are as good as others.
+fn low(hash: u64) -> u32 {
     #[allow(clippy::cast_possible_truncation)]
-    let stamp = hasher.finish() as u32;
-    stamp
+    let low = hash as u32;
+    low
 }
 
 #[cfg(all(test, not(loom)))]

@@ -65,7 +65,9 @@ impl Loopback {
             Found::Here(object) => object,
             Found::OtherMount(object) => self.shielded(object)?,
         };
-        self.enter(object)
+        let entry = self.enter(object)?;
+        entry.lookup.inode().note_place(parent.number(), name);
+        Ok(entry)
     }
 
     /// An entry for an object descriptor, wherever it came from.
@@ -105,20 +107,56 @@ impl Loopback {
     /// gone ([`Going::gone`]), because its handle may lead nowhere then, and somebody may
     /// be in it (a working directory, an `O_PATH` descriptor). Whatever goes wrong here comes up again
     /// when the name is removed.
-    pub(super) fn going(&self, parent: &Arc<Inode>, name: &CStr) -> Option<Going> {
-        if !self.descriptors.by_handle() {
-            return None;
+    ///
+    /// `ESTALE` for a directory that the kernel has not got by that name: it was put there in SRC. The kernel takes the
+    /// one that it has there for removed, wherever that is now in SRC, and lets nobody into it any
+    /// more (`S_DEAD`). On `ESTALE` it looks the name up anew first.
+    pub(super) fn going(&self, parent: &Arc<Inode>, name: &CStr) -> Result<Option<Going>> {
+        let Some((found, is_dir)) = self.found(parent, name) else {
+            return Ok(None);
+        };
+        let known = self.table.get(found.number());
+        let known = known.filter(|known| known.is(&found));
+        if is_dir
+            && !known
+                .as_ref()
+                .is_some_and(|known| known.may_be_at(parent.number(), name))
+        {
+            return Err(Error::STALE);
         }
+        if !self.descriptors.by_handle() {
+            return Ok(None);
+        }
+        let going = |inode| {
+            Some(Going {
+                inode,
+                object: found.into_object()?,
+            })
+        };
+        Ok(known.and_then(going))
+    }
+
+    fn found(&self, parent: &Arc<Inode>, name: &CStr) -> Option<(Inode, bool)> {
         let parent = self.object(parent).ok()?;
         let Found::Here(object) = fs::open_object(parent.fd(), name).ok()? else {
             return None;
         };
         let stat = fs::stat(object.as_fd()).ok()?;
         let found = self.described(object, &stat).ok()?;
-        let known = self.table.get(found.number());
-        let inode = known.filter(|known| known.is(&found))?;
-        let object = found.into_object()?;
-        Some(Going { inode, object })
+        let is_dir = found.kind() == FileType::Directory;
+        Some((found, is_dir))
+    }
+
+    /// A name was moved on MNT: if it is a directory's, the kernel has it there now.
+    pub(super) fn moved(&self, parent: &Arc<Inode>, name: &CStr) {
+        let stat = self
+            .object(parent)
+            .and_then(|parent| fs::stat_name(parent.fd(), name).tried("statx"));
+        if let Ok(stat) = stat
+            && let Some(inode) = self.table.get(self.numbering.number(Identity::of(&stat)))
+        {
+            inode.note_place(parent.number(), name);
+        }
     }
 
     /// Checks that an inode which is to be opened was not removed in SRC behind the kernel's back: then the

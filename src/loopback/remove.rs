@@ -14,7 +14,12 @@ impl Loopback {
     pub fn unlink(&self, caller: Caller, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
-        let going = self.going(&parent, name.as_c_str());
+        // Without handles nothing would be kept.
+        let going = if self.descriptors.by_handle() {
+            self.going(&parent, name.as_c_str())?
+        } else {
+            None
+        };
         self.removing(caller, || {
             fs::remove_file(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
         })?;
@@ -28,7 +33,7 @@ impl Loopback {
     pub fn rmdir(&self, caller: Caller, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
-        let going = self.going(&parent, name.as_c_str());
+        let going = self.going(&parent, name.as_c_str())?;
         self.removing(caller, || {
             fs::remove_dir(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
         })?;
@@ -54,7 +59,7 @@ impl Loopback {
         let going = if flags.contains(RenameFlags::EXCHANGE) {
             None
         } else {
-            self.going(&new_parent, new_name.as_c_str())
+            self.going(&new_parent, new_name.as_c_str())?
         };
         self.removing(caller, || {
             fs::rename(
@@ -64,6 +69,10 @@ impl Loopback {
             )
             .tried("renameat2")
         })?;
+        self.moved(&new_parent, new_name.as_c_str());
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.moved(&parent, name.as_c_str());
+        }
         if let Some(going) = going {
             going.gone();
         }

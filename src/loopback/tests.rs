@@ -523,7 +523,7 @@ fn the_last_name_is_noticed_by_whoever_removes_it() {
     std::fs::write(dir.path().join("a"), "").unwrap();
     std::fs::hard_link(dir.path().join("a"), dir.path().join("b")).unwrap();
     let inode = tree.table.get(node(&tree, "a")).unwrap();
-    let going = [c"a", c"b"].map(|name| tree.going(&tree.root, name).unwrap());
+    let going = [c"a", c"b"].map(|name| tree.going(&tree.root, name).unwrap().unwrap());
     std::fs::remove_file(dir.path().join("a")).unwrap();
     std::fs::remove_file(dir.path().join("b")).unwrap();
     assert!(!inode.is_kept());

@@ -150,6 +150,17 @@ pub fn stat(fd: BorrowedFd<'_>) -> Result<Statx> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, mask)
 }
 
+/// The same of a name in a directory, which is not followed.
+pub fn stat_name(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    rustix::fs::statx(
+        dir,
+        name,
+        AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
+        mask,
+    )
+}
+
 /// Opens the object itself for I/O with the data-related part of a caller's open(2) flags. With
 /// `O_NONBLOCK` it is `EWOULDBLOCK` instead of waiting for whoever has a lease on the file (fcntl(2),
 /// `F_SETLEASE`); the descriptor does not keep that flag.
@@ -534,6 +545,12 @@ pub mod open_flags {
     #[must_use]
     pub fn append(flags: i32) -> bool {
         flags & libc::O_APPEND != 0
+    }
+
+    /// `O_APPEND` or `O_DIRECT`: what fcntl(2), `F_SETFL`, can take away from an open file.
+    #[must_use]
+    pub fn may_be_taken_away(flags: i32) -> bool {
+        flags & (libc::O_APPEND | libc::O_DIRECT) != 0
     }
 
     /// `O_DSYNC`, which `O_SYNC` contains.

@@ -289,4 +289,36 @@ isolated! {
             mount.finish();
         }
     }
+    /// A directory that was moved in SRC stays alive when the name that it had on MNT, which is another one's by now, is
+    /// removed there, or something is renamed over it.
+    fn a_removal_is_not_taken_for_another_directorys() {
+        for options in [AT_ONCE, &[], FOR_EVER] {
+            for how in ["rmdir", "rename", "rmdir of a known one"] {
+                for off in ["", "file-handles"] {
+                    let env = TestEnv::new();
+                    let mut command = env.loopfs(["-f"]);
+                    command.args(options).arg(env.src()).arg(env.mnt()).env("LOOPFS_FEATURES_OFF", off);
+                    let mount = Mount::start_command(env, command);
+                    let (src, mnt) = (mount.src(), mount.mnt());
+                    sh(&src, "mkdir -p d/in other new; echo x >d/in/f");
+                    assert_eq!(sh(&mnt, "ls d/in other new"), "d/in:\nf\n\nnew:\n\nother:\n");
+                    // Who has a file open keeps the directories above in the kernel's cache.
+                    let inside = File::open(mnt.join("d/in/f")).unwrap();
+                    sh(&src, "mv d moved");
+                    sh(&src, if how.ends_with("known one") { "mv other d" } else { "mkdir d" });
+                    match how {
+                        "rename" => fs::rename(mnt.join("new"), mnt.join("d")).unwrap(),
+                        _ => fs::remove_dir(mnt.join("d")).unwrap(),
+                    }
+                    let left = if how == "rename" { "d\nmoved\nother\n" } else if how == "rmdir" { "moved\nnew\nother\n" } else { "moved\nnew\n" };
+                    assert_eq!(sh(&src, "ls"), left, "{how}");
+                    assert_eq!(read(mnt.join("moved/in/f")).unwrap(), "x\n", "{how}");
+                    sh(&mnt, "echo y >moved/g; mv moved again; rmdir new 2>/dev/null || rmdir d; mkdir n; mv n m; rmdir m");
+                    assert_eq!(read(src.join("again/g")).unwrap(), "y\n", "{how}");
+                    drop(inside);
+                    mount.finish();
+                }
+            }
+        }
+    }
 }

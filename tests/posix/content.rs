@@ -5,9 +5,12 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::thread;
 
-use rustix::fs::{FallocateFlags, SeekFrom as Whence, copy_file_range, fallocate, fsync, seek};
+use rustix::fs::{
+    FallocateFlags, OFlags, SeekFrom as Whence, copy_file_range, fallocate, fsync, seek,
+};
 
 use super::raw::Mapping;
+use crate::common::sh;
 use crate::common::tree::{checksum, pattern, read_all};
 use crate::errno;
 
@@ -278,6 +281,33 @@ cases! {
         let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
         t.try_see("after a cached write", direct.read_at(block, 0));
         t.see("content", checksum(block));
+    }
+
+    /// fcntl(2) gives O_APPEND and O_DIRECT to an open file and takes them away: each write goes by what holds then.
+    fn flags_of_an_open_file_change(t) {
+        let path = t.file("f", pattern(11, 8_192));
+        let mut buffer = vec![0_u8; 4_096 + 4_096];
+        for (given, taken) in [(0, libc::O_APPEND), (0, libc::O_DIRECT), (libc::O_APPEND, 0), (libc::O_DIRECT, 0)] {
+            let file = OpenOptions::new().read(true).write(true).custom_flags(given).open(&path).unwrap();
+            let start = buffer.as_ptr().align_offset(4_096);
+            let block = &mut buffer[start..start + 4_096];
+            for flags in [given, taken, given] {
+                rustix::fs::fcntl_setfl(&file, OFlags::from_bits_retain(flags.cast_unsigned())).unwrap();
+                t.try_see("whole", file.write_at(block, 4_096));
+                if flags & libc::O_DIRECT == 0 {
+                    t.try_see("part", file.write_at(b"part", 10));
+                }
+                t.try_see("read", file.read_at(block, 0));
+                t.see(&format!("{given:o}, now {flags:o}"), (checksum(block), file.metadata().unwrap().len()));
+            }
+            let mut map = Mapping::new(&file, 4_096, true).unwrap();
+            map.bytes()[7] ^= 1;
+            map.sync().unwrap();
+            t.see("mapped", checksum(&fs::read(&path).unwrap()));
+        }
+        let source = t.file("source", pattern(12, 10_000));
+        let command = format!("dd if={} of=copy bs=4096 oflag=direct status=none; cmp copy {0}", source.display());
+        sh(t.top(), &command);
     }
 
     /// fsync and fdatasync on files and directories, on read-only descriptors too.
