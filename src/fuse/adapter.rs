@@ -747,7 +747,7 @@ impl Filesystem for Adapter {
     fn copy_file_range(
         &self,
         req: &Request,
-        _ino_in: INodeNo,
+        ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
         _ino_out: INodeNo,
@@ -759,15 +759,19 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(req);
         let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
+        let cache = Arc::clone(&self.opener.cache);
         self.serve_slowly(caller, Op::CopyFileRange, reply, move |tree| {
-            tree.copy_range(caller, from, to, len)
+            let copied = tree.copy_range(caller, from, to, len)?;
+            // The kernel knows that one was written, but not that the other was read.
+            cache.drop_attributes(node(ino_in));
+            Ok(copied)
         });
     }
 
     fn ioctl(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         flags: IoctlFlags,
         cmd: u32,
@@ -779,8 +783,11 @@ impl Filesystem for Adapter {
             .serve(caller(req), Op::Ioctl, reply, |caller, _| {
                 let ioctl = Ioctl::new(cmd)?;
                 let is_dir = flags.contains(IoctlFlags::FUSE_IOCTL_DIR);
-                let answer = self.tree.ioctl(*caller, fh.0, is_dir, ioctl, in_data);
-                answer.map(|data| fitted(data, out_size))
+                let answer = self.tree.ioctl(*caller, fh.0, is_dir, ioctl, in_data)?;
+                if ioctl.changes() {
+                    self.opener.cache.drop_attributes(node(ino));
+                }
+                Ok(fitted(answer, out_size))
             });
     }
 

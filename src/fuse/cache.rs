@@ -21,9 +21,12 @@ impl KernelCache {
     }
 
     /// Has it ask anew for the attributes of an inode. It waits for nobody (`fuse_reverse_inval_inode` with
-    /// a negative offset), so a request that has one of its own under way may do it.
-    pub(super) fn drop_attributes(&self, node: NodeNo) -> io::Result<()> {
-        self.tell(node, -1)
+    /// a negative offset), so a request that has one of its own under way may do it. If it fails there is no
+    /// connection any more.
+    pub(super) fn drop_attributes(&self, node: NodeNo) {
+        if let Err(error) = self.tell(node, -1) {
+            log::debug!("the kernel's attributes of node {}: {error}", node.0);
+        }
     }
 
     /// Has it throw away contents as well, after writing them back: not from an event loop, which that

@@ -59,10 +59,8 @@ impl Opener {
     ) -> Result<Opening> {
         let opened = tree.open_file(node, flags)?;
         let (opening, mappable) = self.opening(tree, caller, (node, flags), opened, register);
-        if (opened.changed || mappable)
-            && let Err(error) = self.cache.drop_attributes(node)
-        {
-            log::debug!("the kernel's attributes of node {}: {error}", node.0);
+        if opened.changed || mappable {
+            self.cache.drop_attributes(node);
         }
         Ok(opening)
     }

@@ -23,7 +23,8 @@ impl Ioctl {
     }
 
     /// Whether it changes the file.
-    fn changes(self) -> bool {
+    #[must_use]
+    pub fn changes(self) -> bool {
         matches!(self.0, FlagIoctl::SetFlags | FlagIoctl::SetXattr)
     }
 }

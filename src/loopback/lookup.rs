@@ -36,11 +36,18 @@ impl Going {
     /// remembered. One whose removal failed does not, or whoever can't remove things could use up all
     /// descriptors. Which name is the last is known afterwards only: two may go at once.
     pub(super) fn gone(self) {
+        let has_gone = fs::stat(self.object.as_fd()).is_ok_and(|stat| stat.stx_nlink == 0);
         // A directory that has gone may still count a link on some file systems.
-        let is_dir = self.inode.kind() == FileType::Directory;
-        if is_dir || fs::stat(self.object.as_fd()).is_ok_and(|stat| stat.stx_nlink == 0) {
+        if has_gone || (self.is_dir() && fs::is_unlinked(self.object.as_fd())) {
             self.inode.keep(self.object);
+        } else if self.is_dir() {
+            // Another one was put there in SRC at the last moment, and it is that which has gone.
+            self.inode.becomes_dead();
         }
+    }
+
+    fn is_dir(&self) -> bool {
+        self.inode.kind() == FileType::Directory
     }
 }
 
@@ -86,6 +93,10 @@ impl Loopback {
             Some(Some(object)) => drop(self.descriptors.lend(lookup.inode(), object)),
             Some(None) => {}
         }
+        if lookup.inode().is_dead() {
+            // The kernel would take it up again, dead as it is to it. It has to forget it first.
+            return Err(Error::STALE);
+        }
         lookup.inode().note(&stat);
         attr.lasting &= !lookup.inode().is_mappable();
         Ok(Entry { lookup, attr })
@@ -124,7 +135,7 @@ impl Loopback {
         {
             return Err(Error::STALE);
         }
-        if !self.descriptors.by_handle() {
+        if !is_dir && !self.descriptors.by_handle() {
             return Ok(None);
         }
         let going = |inode| {
@@ -148,12 +159,14 @@ impl Loopback {
     }
 
     /// A name was moved on MNT: if it is a directory's, the kernel has it there now.
-    pub(super) fn moved(&self, parent: &Arc<Inode>, name: &CStr) {
+    pub(super) fn moved(&self, from: (&Inode, &CStr), to: (&Arc<Inode>, &CStr)) {
+        let (parent, name) = to;
         let stat = self
             .object(parent)
             .and_then(|parent| fs::stat_name(parent.fd(), name).tried("statx"));
         if let Ok(stat) = stat
             && let Some(inode) = self.table.get(self.numbering.number(Identity::of(&stat)))
+            && inode.may_be_at(from.0.number(), from.1)
         {
             inode.note_place(parent.number(), name);
         }

@@ -69,9 +69,13 @@ impl Loopback {
             )
             .tried("renameat2")
         })?;
-        self.moved(&new_parent, new_name.as_c_str());
+        let (from, to) = (
+            (&parent, name.as_c_str()),
+            (&new_parent, new_name.as_c_str()),
+        );
+        self.moved((from.0, from.1), to);
         if flags.contains(RenameFlags::EXCHANGE) {
-            self.moved(&parent, name.as_c_str());
+            self.moved((to.0, to.1), from);
         }
         if let Some(going) = going {
             going.gone();

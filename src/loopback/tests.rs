@@ -532,3 +532,23 @@ fn the_last_name_is_noticed_by_whoever_removes_it() {
     }
     assert!(inode.is_kept());
 }
+
+/// A directory that is replaced in SRC at the last moment: the kernel takes the one that it knew for removed, and
+/// gets it again only when it has forgotten that.
+#[test]
+fn a_directory_taken_for_removed_is_not_given_out_until_it_is_forgotten() {
+    let (dir, tree) = tree();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::create_dir(path("d")).unwrap();
+    let number = node(&tree, "d");
+    let going = tree.going(&tree.root, c"d").unwrap().unwrap();
+    std::fs::rename(path("d"), path("moved")).unwrap();
+    std::fs::create_dir(path("d")).unwrap();
+    assert_eq!(errno(tree.going(&tree.root, c"d")), Errno::STALE);
+    std::fs::remove_dir(path("d")).unwrap();
+    going.gone();
+    let lookup = || tree.lookup(NodeNo::ROOT, OsStr::new("moved"));
+    assert_eq!(errno(lookup()), Errno::STALE);
+    tree.forget(number, 1);
+    assert_eq!(lookup().unwrap().attr.ino, number);
+}

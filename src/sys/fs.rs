@@ -161,6 +161,13 @@ pub fn stat_name(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
     )
 }
 
+/// Whether the name by which the object was opened has been removed since, as /proc has it: `d_path` says so at the end.
+#[must_use]
+pub fn is_unlinked(object: BorrowedFd<'_>) -> bool {
+    let path = rustix::fs::readlink(ProcPath::of(object).as_c_str(), Vec::new());
+    path.is_ok_and(|path| path.as_bytes().ends_with(b" (deleted)"))
+}
+
 /// Opens the object itself for I/O with the data-related part of a caller's open(2) flags. With
 /// `O_NONBLOCK` it is `EWOULDBLOCK` instead of waiting for whoever has a lease on the file (fcntl(2),
 /// `F_SETLEASE`); the descriptor does not keep that flag.

@@ -8,14 +8,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, CWD, IFlags, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags, chmodat,
-    fchmod, fchown, fgetxattr, flistxattr, fremovexattr, fsetxattr, futimens, ioctl_getflags,
-    ioctl_setflags, lgetxattr, llistxattr, lremovexattr, lsetxattr, utimensat,
+    fchmod, fchown, fgetxattr, flistxattr, fremovexattr, fsetxattr, futimens, getxattr,
+    ioctl_getflags, ioctl_setflags, lgetxattr, llistxattr, lremovexattr, lsetxattr, utimensat,
 };
 use rustix::process::{Gid, Uid};
 
 use super::operation::{AclEntry, Operation, Place, SetTime, SetXattr, Xattr};
 use super::world::{Outcome, World, done, finished};
 use crate::common::tree::{checksum, pattern};
+
+const CAPABILITY: &str = "security.capability";
 
 /// How long an operation may take for a time of now to count as one: the machine may be loaded.
 const NOW: i64 = 60; // seconds
@@ -27,7 +29,7 @@ impl World {
             Chmod, Chown, GetXattr, ListXattrs, RemoveXattr, SetAcl, SetFlags, SetXattr, Times,
         };
         Some(match operation {
-            Chmod { on, mode } => self.chmod(on, Mode::from_raw_mode(self.granted(*mode))),
+            Chmod { on, mode } => self.chmod(on, Mode::from_raw_mode(self.granted(on, *mode))),
             Chown {
                 on,
                 uid,
@@ -66,13 +68,31 @@ impl World {
         })
     }
 
-    /// A mode without set-id bits, if open files are not to get any.
-    fn granted(&self, mode: u32) -> u32 {
-        if self.grants_set_id {
+    /// A mode without set-id bits, if open files are not to get any; nor are files with capabilities: on the
+    /// mount a write costs both then (SEMANTICS.md).
+    fn granted(&self, on: &Place, mode: u32) -> u32 {
+        let mut room = [0; 100];
+        let found = match on {
+            Place::Path(path) => getxattr(self.path(path), CAPABILITY, &mut room),
+            Place::Slot(slot) => match self.open_file(*slot) {
+                Ok(open) => fgetxattr(&open.file, CAPABILITY, &mut room),
+                Err(_) => return mode,
+            },
+        };
+        if self.grants_set_id && found.is_err() {
             mode
         } else {
             mode & !0o6000
         }
+    }
+
+    /// Whether it has set-id bits.
+    fn has_set_id(&self, on: &Place) -> bool {
+        let meta = match on {
+            Place::Path(path) => fs::symlink_metadata(self.path(path)),
+            Place::Slot(slot) => self.open_file(*slot).and_then(|open| open.file.metadata()),
+        };
+        meta.is_ok_and(|meta| meta.is_file() && meta.mode() & 0o6000 != 0)
     }
 
     fn chmod(&self, on: &Place, mode: Mode) -> Outcome {
@@ -138,6 +158,9 @@ impl World {
 
     fn set_xattr(&self, on: &Place, name: Xattr, value: &[u8], how: XattrFlags) -> Outcome {
         if name == Xattr::Capability {
+            if self.has_set_id(on) {
+                return Ok("not where there are set-id bits".to_owned());
+            }
             self.settle()?; // see KEEPS_CAPABILITY
         }
         let name = name.name();
