@@ -57,7 +57,7 @@ pub struct Inode {
     /// What was told of its size and times last, as [`stamp`] has it; of a directory, where it was found last,
     /// as [`place`] has it, or 0.
     stamp: AtomicU32,
-    /// [`USED`], [`KEPT`], [`TOLD`], [`MAPPABLE`], [`DEAD`].
+    /// [`USED`], [`KEPT`], [`TOLD`], [`MAPPABLE`].
     flags: AtomicU8,
 }
 
@@ -71,8 +71,6 @@ const TOLD: u8 = 4;
 /// Somebody may have mapped it in SRC, by the kernel's own way, to write to it: that changes its times without
 /// a word to anybody, and goes on after the file was closed.
 const MAPPABLE: u8 = 8;
-/// A directory that the kernel takes for removed although it is not.
-const DEAD: u8 = 16;
 
 /// How it is reached.
 #[derive(Debug)]
@@ -286,18 +284,6 @@ impl Inode {
     /// Whether the kernel was told before that it has no name any more; from now on it was.
     pub fn was_told(&self) -> bool {
         self.flags.fetch_or(TOLD, Ordering::Relaxed) & TOLD != 0
-    }
-
-    /// A directory that the kernel takes for removed, by mistake: until it has forgotten it nobody finds anything in
-    /// it.
-    pub fn becomes_dead(&self) {
-        self.flags.fetch_or(DEAD, Ordering::Relaxed);
-    }
-
-    /// Whether the kernel takes it for removed, by mistake.
-    #[must_use]
-    pub fn is_dead(&self) -> bool {
-        self.has(DEAD)
     }
 
     /// Notes that it may be mapped from now on; whether that is new.

@@ -35,15 +35,18 @@ impl Going {
     /// The name has gone: if that was the last one, the inode keeps its descriptor for as long as it is
     /// remembered. One whose removal failed does not, or whoever can't remove things could use up all
     /// descriptors. Which name is the last is known afterwards only: two may go at once.
-    pub(super) fn gone(self) {
+    ///
+    /// `ESTALE` if it is not this directory that has gone, but another one that was put there in SRC at the last
+    /// moment. The kernel must not hear of a success: see [`Loopback::going`].
+    pub(super) fn gone(self) -> Result<()> {
         let has_gone = fs::stat(self.object.as_fd()).is_ok_and(|stat| stat.stx_nlink == 0);
         // A directory that has gone may still count a link on some file systems.
         if has_gone || (self.is_dir() && fs::is_unlinked(self.object.as_fd())) {
             self.inode.keep(self.object);
         } else if self.is_dir() {
-            // Another one was put there in SRC at the last moment, and it is that which has gone.
-            self.inode.becomes_dead();
+            return Err(Error::STALE);
         }
+        Ok(())
     }
 
     fn is_dir(&self) -> bool {
@@ -92,10 +95,6 @@ impl Loopback {
             // Known before: what was opened to look at it may serve the request that follows.
             Some(Some(object)) => drop(self.descriptors.lend(lookup.inode(), object)),
             Some(None) => {}
-        }
-        if lookup.inode().is_dead() {
-            // The kernel would take it up again, dead as it is to it. It has to forget it first.
-            return Err(Error::STALE);
         }
         lookup.inode().note(&stat);
         attr.lasting &= !lookup.inode().is_mappable();

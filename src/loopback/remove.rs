@@ -3,10 +3,12 @@
 
 use std::ffi::OsStr;
 
-use super::inode::NodeNo;
+use super::inode::{Inode, NodeNo};
+use super::lookup::Going;
 use super::name::Name;
 use super::{Caller, Loopback};
 use crate::error::{Result, Tried};
+use crate::sync::Arc;
 use crate::sys::fs::{self, RenameFlags};
 
 impl Loopback {
@@ -23,10 +25,7 @@ impl Loopback {
         self.removing(caller, || {
             fs::remove_file(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
         })?;
-        if let Some(going) = going {
-            going.gone();
-        }
-        Ok(())
+        going.map_or(Ok(()), Going::gone)
     }
 
     /// Removes an empty directory.
@@ -37,10 +36,7 @@ impl Loopback {
         self.removing(caller, || {
             fs::remove_dir(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
         })?;
-        if let Some(going) = going {
-            going.gone();
-        }
-        Ok(())
+        going.map_or(Ok(()), Going::gone)
     }
 
     /// Moves a name, with renameat2(2)'s flags as the caller gave them. A directory may grow, and a
@@ -61,24 +57,24 @@ impl Loopback {
         } else {
             self.going(&new_parent, new_name.as_c_str())?
         };
-        self.removing(caller, || {
-            fs::rename(
-                (self.object(&parent)?.fd(), name.as_c_str()),
-                (self.object(&new_parent)?.fd(), new_name.as_c_str()),
-                flags,
-            )
-            .tried("renameat2")
-        })?;
-        let (from, to) = (
-            (&parent, name.as_c_str()),
-            (&new_parent, new_name.as_c_str()),
-        );
-        self.moved((from.0, from.1), to);
-        if flags.contains(RenameFlags::EXCHANGE) {
-            self.moved((to.0, to.1), from);
+        let rename = |from: (&Arc<Inode>, &Name), to: (&Arc<Inode>, &Name), flags| {
+            self.removing(caller, || {
+                let (parent, new_parent) = (self.object(from.0)?, self.object(to.0)?);
+                let (name, new_name) = (from.1.as_c_str(), to.1.as_c_str());
+                fs::rename((parent.fd(), name), (new_parent.fd(), new_name), flags)
+                    .tried("renameat2")
+            })
+        };
+        let (from, to) = ((&parent, &name), (&new_parent, &new_name));
+        rename(from, to, flags)?;
+        if let Err(error) = going.map_or(Ok(()), Going::gone) {
+            // It is done once more, with what the kernel finds then.
+            let _ = rename(to, from, RenameFlags::NOREPLACE);
+            return Err(error);
         }
-        if let Some(going) = going {
-            going.gone();
+        self.moved((from.0, name.as_c_str()), (to.0, new_name.as_c_str()));
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.moved((to.0, new_name.as_c_str()), (from.0, name.as_c_str()));
         }
         Ok(())
     }
