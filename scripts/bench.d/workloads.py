@@ -1,0 +1,324 @@
+"""What is timed. Each workload is given a place and returns seconds; what it needs it makes before the clock runs."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import places
+
+FILES = 2000
+SOURCES = 600
+
+
+class Skipped(Exception):
+    """The workload can't be run here; the text says why."""
+
+
+class Context:
+    """What the workloads share."""
+
+    def __init__(self, ops, scale):
+        self.ops = ops
+        self.scale = scale
+
+    def count(self, number):
+        """A number, less in a quick run."""
+        return max(10, int(number * self.scale))
+
+
+def timed(command, directory, **more):
+    """Seconds that a command takes; it has to end well."""
+    begin = time.monotonic()
+    done = subprocess.run(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, timeout=1800, check=False, **more)
+    seconds = time.monotonic() - begin
+    if done.returncode != 0:
+        raise places.Failure(f"{command[0]}: {done.stderr.decode(errors='replace').strip()[-300:]}")
+    return seconds
+
+
+def ops(context, place, workload, count, threads=1):
+    """One of loopfs-ops' workloads."""
+    done = subprocess.run([context.ops, workload, place.top, "--count", str(count), "--threads", str(threads)],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          timeout=1800, check=False)
+    if done.returncode != 0:
+        raise places.Failure(f"{workload}: {done.stderr.strip()[-300:]}")
+    return float(done.stdout)
+
+
+def fresh(place):
+    """Begins with an empty directory, nothing of which is in a cache of the kernel's: mounted anew."""
+    for name in os.listdir(place.top):
+        path = os.path.join(place.top, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    cold(place)
+
+
+def cold(place):
+    """Everything that the kernel remembers of the place goes: it is unmounted, the disk below too."""
+    place.stop()
+    place.start()
+
+
+def make_sources(top, number):
+    """A tree of small C sources, in ten directories, each of them compiled by itself."""
+    content = random.Random(1)
+    for index in range(number):
+        directory = os.path.join(top, f"module-{index % 10}")
+        os.makedirs(directory, exist_ok=True)
+        body = "".join(f"    s += a * {content.randrange(1000)} ^ {content.randrange(1000)};\n"
+                       for _ in range(content.randrange(20, 120)))
+        with open(os.path.join(directory, f"source-{index}.c"), "w", encoding="ascii") as file:
+            file.write(f"int function_{index}(int a)\n{{\n    int s = {index};\n{body}    return s;\n}}\n")
+
+
+def sources(context, place):
+    """The path of that tree in the place, made if it is not there."""
+    tree = os.path.join(place.top, "sources")
+    if not os.path.isdir(tree):
+        make_sources(tree, context.count(SOURCES))
+    return tree
+
+
+def repository(context, place):
+    """The path of a repository of that tree."""
+    tree = os.path.join(place.top, "repository")
+    if not os.path.isdir(tree):
+        make_sources(tree, context.count(SOURCES))
+        git(tree, "init", "-q")
+        git(tree, "add", ".")
+        git(tree, "commit", "-q", "-m", "all")
+    return tree
+
+
+GIT = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null", "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b",
+       "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b", "HOME": "/nonexistent"}
+
+
+def git(directory, *arguments):
+    """Seconds that git takes."""
+    return timed(["git", *arguments], directory, env=dict(os.environ, **GIT))
+
+
+# Small files: each row is a phase of the same files.
+
+def create(context, place):
+    fresh(place)
+    return ops(context, place, "create", context.count(FILES))
+
+
+def first_stat(context, place):
+    cold(place)
+    return ops(context, place, "stat", context.count(FILES))
+
+
+def stat_again(context, place):
+    return ops(context, place, "stat", context.count(FILES))
+
+
+def stat_later(context, place):
+    # The usual timeout of attributes is a second: that they have run out is what is measured.
+    time.sleep(1.1)
+    return ops(context, place, "stat", context.count(FILES))
+
+
+def read_cold(context, place):
+    cold(place)
+    return ops(context, place, "read", context.count(FILES))
+
+
+def read_warm(context, place):
+    return ops(context, place, "read", context.count(FILES))
+
+
+def rename(context, place):
+    return ops(context, place, "rename", context.count(FILES))
+
+
+def missing(context, place):
+    return ops(context, place, "missing", context.count(FILES))
+
+
+def mkdir(context, place):
+    return ops(context, place, "mkdir", context.count(FILES))
+
+
+def unlink(context, place):
+    return ops(context, place, "unlink", context.count(FILES))
+
+
+def churn(context, place):
+    return ops(context, place, "churn", context.count(FILES))
+
+
+def churn_2(context, place):
+    return ops(context, place, "churn", context.count(FILES), 2)
+
+
+# One large file.
+
+LARGE = 256  # MiB
+
+
+def write_in_order(context, place):
+    fresh(place)
+    return ops(context, place, "write-out", context.count(LARGE))
+
+
+def read_in_order_cold(context, place):
+    cold(place)
+    return ops(context, place, "read-in", context.count(LARGE))
+
+
+def read_in_order(context, place):
+    return ops(context, place, "read-in", context.count(LARGE))
+
+
+def random_read(context, place):
+    return ops(context, place, "random-read", context.count(20000))
+
+
+def random_write(context, place):
+    return ops(context, place, "random-write", context.count(20000))
+
+
+def random_write_2(context, place):
+    ops(context, place, "write-out", context.count(LARGE) // 4, 2)
+    return ops(context, place, "random-write", context.count(20000), 2)
+
+
+def fio(context, place, *arguments):
+    """Seconds of a job of fio; it verifies nothing, the other scripts do."""
+    if places.installed("fio", "fio") is None:
+        raise Skipped("there is no fio")
+    size = context.count(64)
+    common = ["fio", "--name=job", f"--directory={place.top}", f"--size={size}M", "--group_reporting", "--minimal",
+              "--fallocate=none"]
+    timed([*common, "--rw=write", "--bs=1M", "--create_only=1"], "/")
+    return timed([*common, *arguments], "/")
+
+
+def fio_mapped(context, place):
+    return fio(context, place, "--ioengine=mmap", "--rw=randread", "--bs=4k")
+
+
+def fio_direct(context, place):
+    return fio(context, place, "--ioengine=psync", "--direct=1", "--rw=randwrite", "--bs=4k")
+
+
+# Programs.
+
+def list_cold(context, place):
+    tree = sources(context, place)
+    cold(place)
+    return timed(["ls", "-lR", "."], tree)
+
+
+def list_warm(context, place):
+    return timed(["ls", "-lR", "."], sources(context, place))
+
+
+def find(context, place):
+    return timed(["find", ".", "-size", "+1k", "-newer", "."], sources(context, place))
+
+
+def tar_cold(context, place):
+    tree = sources(context, place)
+    cold(place)
+    return timed(["tar", "-cf", "-", "."], tree)
+
+
+def tar_warm(context, place):
+    return timed(["sh", "-c", "tar -cf - . | cat"], sources(context, place))
+
+
+def copy(context, place):
+    tree = sources(context, place)
+    shutil.rmtree(tree + ".copy", ignore_errors=True)
+    return timed(["cp", "-a", tree, tree + ".copy"], "/")
+
+
+def remove(context, place):
+    tree = sources(context, place) + ".copy"
+    if not os.path.isdir(tree):
+        timed(["cp", "-a", sources(context, place), tree], "/")
+    return timed(["rm", "-rf", tree], "/")
+
+
+def git_add(context, place):
+    tree = sources(context, place)
+    shutil.rmtree(os.path.join(tree, ".git"), ignore_errors=True)
+    return git(tree, "init", "-q") + git(tree, "add", ".")
+
+
+def git_status(context, place):
+    tree = repository(context, place)
+    git(tree, "status")
+    return git(tree, "status")
+
+
+def git_clone(context, place):
+    tree = repository(context, place)
+    shutil.rmtree(tree + ".clone", ignore_errors=True)
+    return git("/", "clone", "-q", "--no-hardlinks", tree, tree + ".clone")
+
+
+def compile_some(context, place):
+    if shutil.which("cc") is None:
+        raise Skipped("there is no C compiler")
+    tree = sources(context, place)
+    some = os.path.join(place.top, "objects")
+    shutil.rmtree(some, ignore_errors=True)
+    os.mkdir(some)
+    script = f'for f in module-0/*.c module-1/*.c; do cc -O1 -c "$f" -o "{some}/$(basename "$f").o"; done'
+    return timed(["sh", "-c", script], tree)
+
+
+def sqlite(context, place):
+    """Inserts, each in a transaction of its own, without waiting for the disk, which is the same for all."""
+    database = os.path.join(place.top, "database")
+    for name in ("", "-journal", "-wal"):
+        if os.path.exists(database + name):
+            os.unlink(database + name)
+    script = ("import sqlite3, sys\n"
+              "d = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+              "d.execute('pragma synchronous=off')\n"
+              "d.execute('create table t (a integer primary key, b text)')\n"
+              f"for i in range({context.count(500)}): d.execute('insert into t (b) values (?)', ('x' * 100,))\n")
+    return timed([sys.executable, "-c", script, database], "/")
+
+
+# The rows of the table, in the order in which they run in one place. Those of the first two groups use what the ones
+# before them in the group have made; the others make it themselves.
+SMALL = [
+    ("create 4k", create), ("first stat", first_stat), ("stat again", stat_again), ("stat after 1.1 s", stat_later),
+    ("open+read cold", read_cold), ("open+read warm", read_warm), ("rename", rename), ("lookup ENOENT", missing),
+    ("mkdir+rmdir", mkdir), ("churn 1", churn), ("churn 2", churn_2), ("unlink", unlink),
+]
+LARGE_FILE = [
+    ("write in order", write_in_order), ("read in order, cold", read_in_order_cold), ("read in order", read_in_order),
+    ("randread", random_read), ("randwrite 1", random_write), ("randwrite 2", random_write_2),
+    ("fio mapped randread", fio_mapped), ("fio direct randwrite", fio_direct),
+]
+PROGRAMS = [
+    ("ls -lR cold", list_cold), ("ls -lR warm", list_warm), ("find", find), ("tar c cold", tar_cold), ("tar c warm", tar_warm),
+    ("cp -a", copy), ("rm -rf", remove), ("git init+add", git_add), ("git status", git_status), ("git clone", git_clone),
+    ("compile", compile_some), ("sqlite insert", sqlite),
+]
+WORKLOADS = SMALL + LARGE_FILE + PROGRAMS
+
+
+def with_what_they_need(chosen):
+    """Some of the workloads, and those before them that they build on."""
+    result = []
+    for group in (SMALL, LARGE_FILE):
+        last = max((index for index, row in enumerate(group) if row in chosen), default=-1)
+        result += group[:last + 1]
+    return result + [row for row in PROGRAMS if row in chosen]
