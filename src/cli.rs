@@ -83,6 +83,11 @@ pub struct Cli {
     #[arg(long, value_name = "WAY", help_heading = "The mount")]
     io: Option<Io>,
 
+    /// Keep CPUs from sleeping deeply while requests come, so that each is answered sooner; takes power, and
+    /// root
+    #[arg(long, help_heading = "The mount")]
+    low_latency: bool,
+
     /// Make MNT first, and remove it at the end
     #[arg(long, help_heading = "The mount")]
     mkdir: bool,

@@ -32,10 +32,8 @@ pub struct Config {
     pub make_target: bool,
     /// Detach a dead mount ("Transport endpoint is not connected") found at `target` first.
     pub replace_stale: bool,
-    /// Number of event loops that serve requests.
-    pub threads: NonZeroUsize,
-    /// How open files are read and written.
-    pub io: Io,
+    /// How requests are served.
+    pub serving: Serving,
     /// What the mount itself is like.
     pub mount: MountOptions,
     /// How long the kernel may keep what it was told.
@@ -48,6 +46,17 @@ pub struct Config {
     pub lazy_timeout: Limit,
     /// What is logged, and how.
     pub logging: Logging,
+}
+
+/// How requests are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Serving {
+    /// Number of event loops.
+    pub threads: NonZeroUsize,
+    /// How open files are read and written.
+    pub io: Io,
+    /// CPUs are kept from sleeping deeply while requests come.
+    pub low_latency: bool,
 }
 
 /// Options of the mount, as mount(8) and mount.fuse3(8) name them.

@@ -36,6 +36,9 @@ const FORCED_UNMOUNT: Duration = Duration::from_millis(100);
 pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     let signals = Signals::install().map_err(|error| system("can't take over signals", &error))?;
     let file_limit = check_surroundings()?;
+    if config.serving.low_latency {
+        check_low_latency()?;
+    }
     let tree = open_source(config, file_limit)?;
     stop_if_asked(&signals)?;
     let mut pending = attach::prepare(config)?;
@@ -124,6 +127,17 @@ fn check_surroundings() -> Result<u64, Failure> {
     Ok(sys::fs::raise_file_limit())
 }
 
+/// Whether `--low-latency` can be had.
+fn check_low_latency() -> Result<(), Failure> {
+    let asked = sys::cpu_latency::NoDeepSleep::request();
+    asked.map(drop).map_err(|error| {
+        let device = sys::cpu_latency::DEVICE;
+        let text =
+            format!("--low-latency: {device}: {error}; it takes root, or leave the option out");
+        Failure::new(ExitCode::System, text)
+    })
+}
+
 fn open_source(config: &Config, file_limit: u64) -> Result<Arc<Loopback>, Failure> {
     let settings = Settings {
         file_limit,
@@ -161,12 +175,13 @@ fn handshake(
         Failure::new(ExitCode::Usage, text)
     })?;
     let options = fuse::Options {
-        threads: config.threads,
-        io: config.io,
+        threads: config.serving.threads,
+        io: config.serving.io,
         caching: config.caching,
         kernel_checks: config.mount.default_permissions,
         root_and_owner_only: config.mount.allow_root && !config.mount.allow_other,
         forward_locks: config.tree.forward_locks,
+        low_latency: config.serving.low_latency,
         faults,
     };
     let server = Server::handshake(
@@ -178,7 +193,7 @@ fn handshake(
     )
     .map_err(|error| system("the handshake with the kernel failed", &error))?;
     match server.lacks_passthrough() {
-        Some(why) if config.io == Io::Passthrough => {
+        Some(why) if config.serving.io == Io::Passthrough => {
             let text = format!("io=passthrough can't be had: {why}; or leave it to io=auto");
             Err(Failure::new(ExitCode::MountFailed, text))
         }

@@ -38,6 +38,8 @@ pub struct Options {
     pub threads: Option<NonZeroUsize>,
     /// `io=`.
     pub io: Option<Io>,
+    /// CPUs are kept from sleeping deeply while requests come.
+    pub low_latency: bool,
     /// The flags of a mount that is there are to be changed.
     pub remount: bool,
     /// Unknown words are passed over with a remark (`-s` of mount(8)).
@@ -78,6 +80,7 @@ impl Options {
             lazy_timeout: Limit::Never,
             threads: None,
             io: None,
+            low_latency: false,
             remount: false,
             sloppy: false,
             remarks: Vec::new(),

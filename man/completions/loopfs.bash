@@ -23,7 +23,7 @@ _loopfs() {
 
     case "${cmd}" in
         loopfs)
-            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --verbose --debug --log-format --help --version"
+            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --verbose --debug --log-format --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

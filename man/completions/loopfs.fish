@@ -13,6 +13,7 @@ json\t'One JSON object a line'"
 complete -c loopfs -s r -l read-only -d 'Nothing can be changed through the mount; wins over \'-o rw\''
 complete -c loopfs -l one-file-system -d 'Don\'t cross into other file systems that are mounted below SRC: where one is mounted, show the directory that it covers'
 complete -c loopfs -l forward-locks -d 'Take locks (flock, fcntl) in SRC too, so that programs that work on SRC itself and those that work on MNT see each other\'s'
+complete -c loopfs -l low-latency -d 'Keep CPUs from sleeping deeply while requests come, so that each is answered sooner; takes power, and root'
 complete -c loopfs -l mkdir -d 'Make MNT first, and remove it at the end'
 complete -c loopfs -l replace-stale -d 'If a dead mount is found at MNT ("Transport endpoint is not connected"), detach it first'
 complete -c loopfs -s f -l foreground -d 'Stay in the foreground instead of returning when the mount can be used'

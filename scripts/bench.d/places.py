@@ -223,6 +223,7 @@ def all_places(wanted, directory, make_disk, loopfs, target):
         "loopfs": daemon("loopfs", lambda src, mnt: [loopfs, "-f", src, mnt]),
         "loopfs-cached": daemon("loopfs-cached", lambda src, mnt: [loopfs, "-f", "--io", "cached", src, mnt]),
         "loopfs-direct": daemon("loopfs-direct", lambda src, mnt: [loopfs, "-f", "--io", "direct", src, mnt]),
+        "loopfs-awake": daemon("loopfs-awake", lambda src, mnt: [loopfs, "-f", "--low-latency", src, mnt]),
         "bindfs": peer("bindfs", lambda: installed("bindfs", "bindfs"),
                        lambda program, src, mnt: [program, "-f", src, mnt]),
         "mergerfs": peer("mergerfs", lambda: installed("mergerfs", "mergerfs"),

@@ -18,7 +18,9 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{Caching, Limit, LogFormat, Logging, MountOptions, Task, TreeOptions};
+use crate::config::{
+    Caching, Io, Limit, LogFormat, Logging, MountOptions, Serving, Task, TreeOptions,
+};
 use crate::sys::features;
 
 /// A directory to mount on, with everything mounted below it taken away at the end.
@@ -49,8 +51,11 @@ impl Place {
             foreground: true,
             make_target: false,
             replace_stale: false,
-            threads: NonZeroUsize::MIN,
-            io: crate::config::Io::default(),
+            serving: Serving {
+                threads: NonZeroUsize::MIN,
+                io: Io::default(),
+                low_latency: false,
+            },
             mount: MountOptions {
                 read_only: false,
                 nosuid: true,

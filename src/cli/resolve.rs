@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::config::{Config, MountOptions, Task, TreeOptions};
+use crate::config::{Config, MountOptions, Serving, Task, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 use crate::options::Options;
 use crate::sys::fs::restrictions_at;
@@ -107,11 +107,14 @@ impl Cli {
             foreground: self.foreground || self.debug,
             make_target: self.mkdir,
             replace_stale: self.replace_stale,
-            threads: self
-                .threads
-                .or(options.threads)
-                .unwrap_or_else(|| environment.default_threads()),
-            io: self.io.or(options.io).unwrap_or_default(),
+            serving: Serving {
+                threads: self
+                    .threads
+                    .or(options.threads)
+                    .unwrap_or_else(|| environment.default_threads()),
+                io: self.io.or(options.io).unwrap_or_default(),
+                low_latency: self.low_latency || options.low_latency,
+            },
             mount: options.mount,
             caching: options.caching,
             tree: TreeOptions {
@@ -296,13 +299,13 @@ mod tests {
             "--drain-timeout=never",
             "-r",
         ]);
-        assert_eq!(config.threads.get(), 7);
+        assert_eq!(config.serving.threads.get(), 7);
         assert_eq!(config.drain_timeout, Limit::Never);
         let lazy = resolved(&["-o", "lazy_timeout=7", "--lazy-timeout=3"]);
         assert_eq!(lazy.lazy_timeout, Limit::After(Duration::from_secs(3)));
         assert!(config.mount.read_only);
         let config = resolved(&["-o", "threads=3,drain_timeout=0.5"]);
-        assert_eq!(config.threads.get(), 3);
+        assert_eq!(config.serving.threads.get(), 3);
         assert_eq!(
             config.drain_timeout,
             Limit::After(Duration::from_millis(500))

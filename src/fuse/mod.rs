@@ -4,10 +4,11 @@
 //! method an operation), [`reply`] (a value into fuser's reply), [`opening`] and [`backing`]
 //! (files, and those that the kernel reads and writes by itself), [`convert`] (our types and
 //! fuser's), [`cache`] (what the kernel is to forget), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
-//! ([`waiters`]), [`prune`] (asking the kernel to forget), [`lack`] (too few descriptors, told). fuser's
+//! ([`waiters`]), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`lack`] (too few descriptors, told). fuser's
 //! own mounting and unmounting are never used: `attach` does that, exactly.
 
 mod adapter;
+mod awake;
 mod backing;
 mod cache;
 mod convert;
@@ -34,6 +35,7 @@ use crate::sync::Arc;
 use crate::sys::passthrough;
 
 use adapter::Adapter;
+use awake::Awake;
 use backing::{Backings, Lack};
 use cache::KernelCache;
 use lock::Forward;
@@ -56,6 +58,8 @@ pub struct Options {
     pub root_and_owner_only: bool,
     /// Locks taken through the mount are taken in the tree too.
     pub forward_locks: bool,
+    /// CPUs are kept from sleeping deeply while requests come.
+    pub low_latency: bool,
     /// Operations that are to fail, for tests.
     pub faults: Faults,
 }
@@ -66,6 +70,7 @@ pub struct Server {
     session: fuser::Session<Adapter>,
     pruner: Pruner,
     backings: Arc<Backings>,
+    awake: Option<(Arc<Awake>, Arc<Counters>)>,
     negotiated: String,
 }
 
@@ -102,7 +107,13 @@ impl Server {
             .forward_locks
             .then(|| Forward::new(&tree, &gate, &cache).map(Arc::new))
             .transpose()?;
-        let service = Service::new(gate, counters, options.faults.clone());
+        let awake = options.low_latency.then(|| Arc::new(Awake::default()));
+        let service = Service::new(
+            gate,
+            Arc::clone(&counters),
+            awake.clone(),
+            options.faults.clone(),
+        );
         let pruner = Pruner::new(&tree, &device)?;
         let negotiated = Arc::default();
         let log = Arc::clone(&negotiated);
@@ -133,6 +144,7 @@ impl Server {
             session,
             pruner,
             backings,
+            awake: awake.map(|awake| (awake, counters)),
             negotiated,
         })
     }
@@ -173,7 +185,13 @@ impl Server {
     /// ```
     pub fn run(self) -> Ended {
         let pruning = self.pruner.start();
+        let waking = self
+            .awake
+            .and_then(|(awake, counters)| awake.start(counters));
         let result = self.session.run();
+        if let Some(waking) = waking {
+            waking.end();
+        }
         if let Some(pruning) = pruning {
             pruning.end();
         }

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::awake::Awake;
 use super::lack::Lack;
 use crate::error::{Errno, Error, Result};
 use crate::lifecycle::gate::{Gate, OwnedPass};
@@ -76,6 +77,7 @@ impl<R: Respond> Owed<R> {
 pub(super) struct Service {
     gate: Arc<Gate>,
     counters: Arc<Counters>,
+    awake: Option<Arc<Awake>>,
     faults: Faults,
     lack: Lack,
 }
@@ -83,10 +85,16 @@ pub(super) struct Service {
 impl Service {
     /// A service over the gate that shutdown closes.
     #[must_use]
-    pub(super) fn new(gate: Arc<Gate>, counters: Arc<Counters>, faults: Faults) -> Self {
+    pub(super) fn new(
+        gate: Arc<Gate>,
+        counters: Arc<Counters>,
+        awake: Option<Arc<Awake>>,
+        faults: Faults,
+    ) -> Self {
         Self {
             gate,
             counters,
+            awake,
             faults,
             lack: Lack::default(),
         }
@@ -107,7 +115,7 @@ impl Service {
         let Some(_pass) = self.gate.enter() else {
             return reply.err(Error::CLOSING.code());
         };
-        self.crash_if_asked(op);
+        self.begun(op);
         self.guarded(op, || {
             let result = self.admit(op).and_then(|()| f(&caller, &mut reply));
             self.answer(caller, op, reply, result);
@@ -128,7 +136,7 @@ impl Service {
         let Some(pass) = self.gate.enter_owned() else {
             return reply.err(Error::CLOSING.code());
         };
-        self.crash_if_asked(op);
+        self.begun(op);
         self.guarded(op, || {
             let mut owed = Owed {
                 reply,
@@ -168,6 +176,14 @@ impl Service {
             f();
             self.counters.count(op, Outcome::Served);
         });
+    }
+
+    /// A request was taken up.
+    fn begun(&self, op: Op) {
+        if let Some(awake) = &self.awake {
+            awake.touch();
+        }
+        self.crash_if_asked(op);
     }
 
     fn crash_if_asked(&self, op: Op) {
@@ -291,7 +307,12 @@ mod tests {
 
     fn service(faults: &str) -> Service {
         let faults = Faults::parse(faults).unwrap();
-        Service::new(Arc::new(Gate::new()), Arc::new(Counters::new()), faults)
+        Service::new(
+            Arc::new(Gate::new()),
+            Arc::new(Counters::new()),
+            None,
+            faults,
+        )
     }
 
     #[test]

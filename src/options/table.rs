@@ -212,6 +212,10 @@ pub static TABLE: &[Word] = &[
     flag("forward_locks", "The same as --forward-locks.", |o| {
         o.tree.forward_locks = true;
     }),
+    // How it is served.
+    flag("low_latency", "The same as --low-latency.", |o| {
+        o.low_latency = true;
+    }),
     // How it is shown.
     Word {
         name: "fsname",

@@ -9,12 +9,13 @@
 //! [`creds`] (acting as the caller), [`rights`] (what a caller may), [`caller`] (what it is up to while it
 //! waits), [`mount`] (mount ids and the mount table), [`mountinfo`] (the table as text), [`notify`] (what the
 //! FUSE client is told unasked), [`passthrough`] (what it may do with backing files), [`memory`] (our own, by address), [`ask`] (whether a mount answers),
-//! [`process`] (going to the background), [`limits`] (of this process, lifted), [`features`]
+//! [`process`] (going to the background), [`limits`] (of this process, lifted), [`cpu_latency`] (how deeply CPUs sleep), [`features`]
 //! (switching newer calls off).
 
 pub mod ask;
 pub mod by_number;
 pub mod caller;
+pub mod cpu_latency;
 pub mod creds;
 pub mod dir;
 pub mod features;

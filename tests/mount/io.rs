@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-use crate::common::process::run;
+use crate::common::process::{eventually, run};
 use crate::common::tree::pattern;
 use crate::common::{LIMIT, Mount, TestEnv};
 
@@ -212,4 +212,38 @@ fn a_program_is_free_when_its_writer_has_closed_it() {
     }
     drop(reader);
     mount.finish();
+}
+
+/// `--low-latency` asks the kernel for CPUs that are quick to wake up while requests come, and no longer.
+#[test]
+fn low_latency_while_requests_come() {
+    let mount = Mount::start(&["--low-latency"]);
+    let asks = || {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", mount.pid().as_raw_nonzero()));
+        let mut targets = descriptors
+            .unwrap()
+            .flatten()
+            .map(|fd| fs::read_link(fd.path()));
+        targets
+            .any(|target| target.is_ok_and(|target| target.as_os_str() == "/dev/cpu_dma_latency"))
+    };
+    for round in 0..3 {
+        eventually("it asks while requests come", LIMIT, || {
+            assert!(fs::metadata(mount.path(format!("missing-{round}"))).is_err());
+            asks()
+        });
+        eventually("and no longer", LIMIT, || !asks());
+    }
+    mount.finish();
+
+    let env = TestEnv::new();
+    let script = "mount -t tmpfs none /dev; mknod /dev/fuse c 10 229; mknod /dev/null c 1 3
+        \"$LOOPFS\" --low-latency \"$SRC\" \"$MNT\" || echo $?";
+    let finished = env.private_script(script);
+    assert!(
+        finished.stderr.contains("/dev/cpu_dma_latency"),
+        "{finished:?}"
+    );
+    assert_eq!(finished.success(), "2\n");
+    env.assert_clean();
 }
