@@ -107,91 +107,27 @@ def git(directory, *arguments):
     return timed(["git", *arguments], directory, env=dict(os.environ, **GIT))
 
 
-# Small files: each row is a phase of the same files.
-
-def create(context, place):
-    fresh(place)
-    return ops(context, place, "create", context.count(FILES))
-
-
-def first_stat(context, place):
-    cold(place)
-    return ops(context, place, "stat", context.count(FILES))
-
-
-def stat_again(context, place):
-    return ops(context, place, "stat", context.count(FILES))
-
-
-def stat_later(context, place):
-    # The usual timeout of attributes is a second: that they have run out is what is measured.
+def timeouts_pass(_place):
+    """The usual timeout of attributes is a second: that they have run out is what is measured."""
     time.sleep(1.1)
-    return ops(context, place, "stat", context.count(FILES))
 
 
-def read_cold(context, place):
-    cold(place)
-    return ops(context, place, "read", context.count(FILES))
+def phase(workload, number, before=None, threads=1):
+    """A row that is one of loopfs-ops' workloads, so many times, after what has to come before."""
+    def timed_phase(context, place):
+        if before is not None:
+            before(place)
+        return ops(context, place, workload, context.count(number), threads)
+    return timed_phase
 
-
-def read_warm(context, place):
-    return ops(context, place, "read", context.count(FILES))
-
-
-def rename(context, place):
-    return ops(context, place, "rename", context.count(FILES))
-
-
-def missing(context, place):
-    return ops(context, place, "missing", context.count(FILES))
-
-
-def mkdir(context, place):
-    return ops(context, place, "mkdir", context.count(FILES))
-
-
-def unlink(context, place):
-    return ops(context, place, "unlink", context.count(FILES))
-
-
-def churn(context, place):
-    return ops(context, place, "churn", context.count(FILES))
-
-
-def churn_2(context, place):
-    return ops(context, place, "churn", context.count(FILES), 2)
-
-
-# One large file.
 
 LARGE = 256  # MiB
-
-
-def write_in_order(context, place):
-    fresh(place)
-    return ops(context, place, "write-out", context.count(LARGE))
-
-
-def read_in_order_cold(context, place):
-    cold(place)
-    return ops(context, place, "read-in", context.count(LARGE))
-
-
-def read_in_order(context, place):
-    return ops(context, place, "read-in", context.count(LARGE))
-
-
-def random_read(context, place):
-    return ops(context, place, "random-read", context.count(20000))
-
-
-def random_write(context, place):
-    return ops(context, place, "random-write", context.count(20000))
+BLOCKS = 20000  # of 4 KiB
 
 
 def random_write_2(context, place):
     ops(context, place, "write-out", context.count(LARGE) // 4, 2)
-    return ops(context, place, "random-write", context.count(20000), 2)
+    return ops(context, place, "random-write", context.count(BLOCKS), 2)
 
 
 def fio(context, place, *arguments):
@@ -298,13 +234,16 @@ def sqlite(context, place):
 # The rows of the table, in the order in which they run in one place. Those of the first two groups use what the ones
 # before them in the group have made; the others make it themselves.
 SMALL = [
-    ("create 4k", create), ("first stat", first_stat), ("stat again", stat_again), ("stat after 1.1 s", stat_later),
-    ("open+read cold", read_cold), ("open+read warm", read_warm), ("rename", rename), ("lookup ENOENT", missing),
-    ("mkdir+rmdir", mkdir), ("churn 1", churn), ("churn 2", churn_2), ("unlink", unlink),
+    ("create 4k", phase("create", FILES, fresh)), ("first stat", phase("stat", FILES, cold)),
+    ("stat again", phase("stat", FILES)), ("stat after 1.1 s", phase("stat", FILES, timeouts_pass)),
+    ("open+read cold", phase("read", FILES, cold)), ("open+read warm", phase("read", FILES)),
+    ("rename", phase("rename", FILES)), ("lookup ENOENT", phase("missing", FILES)), ("mkdir+rmdir", phase("mkdir", FILES)),
+    ("churn 1", phase("churn", FILES)), ("churn 2", phase("churn", FILES, threads=2)), ("unlink", phase("unlink", FILES)),
 ]
 LARGE_FILE = [
-    ("write in order", write_in_order), ("read in order, cold", read_in_order_cold), ("read in order", read_in_order),
-    ("randread", random_read), ("randwrite 1", random_write), ("randwrite 2", random_write_2),
+    ("write in order", phase("write-out", LARGE, fresh)), ("read in order, cold", phase("read-in", LARGE, cold)),
+    ("read in order", phase("read-in", LARGE)), ("randread", phase("random-read", BLOCKS)),
+    ("randwrite 1", phase("random-write", BLOCKS)), ("randwrite 2", random_write_2),
     ("fio mapped randread", fio_mapped), ("fio direct randwrite", fio_direct),
 ]
 PROGRAMS = [

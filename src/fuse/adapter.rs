@@ -511,7 +511,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service.serve(caller(req), Op::Release, reply, |_, _| {
-            self.opener.backings.released(fh.0);
+            self.opener.backings.released(node(ino));
             let result = self.tree.release(fh.0);
             if let Some(forward) = &self.forward {
                 forward.released(node(ino), fh.0);

@@ -37,7 +37,8 @@ pub(super) struct Backings {
     lack: OnceLock<Lack>,
     /// It was said that the kernel refused it for a file.
     said: AtomicBool,
-    open: Mutex<Open>,
+    /// What is open, by inode.
+    open: Mutex<HashMap<NodeNo, Node>>,
 }
 
 /// Why the kernel does not read and write files by itself.
@@ -68,13 +69,6 @@ impl Lack {
             Self::NotInKernel => "this kernel has none (Linux 6.9 and later, FUSE_PASSTHROUGH)",
         }
     }
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    nodes: HashMap<NodeNo, Node>,
-    /// Which node a handle is of.
-    handles: HashMap<u64, NodeNo>,
 }
 
 #[derive(Debug)]
@@ -116,18 +110,16 @@ impl Backings {
         let _ = self.lack.set(lack);
     }
 
-    /// How the file that was opened as `handle` is read and written. `suits`: passthrough may be had for
+    /// How a file that was opened is read and written. `suits`: passthrough may be had for
     /// it, if it is the first; then `register` gets the backing id.
     pub(super) fn opened(
         &self,
         node: NodeNo,
-        handle: u64,
         suits: bool,
         register: impl FnOnce() -> io::Result<BackingId>,
     ) -> Way {
         let mut open = lock(&self.open);
-        open.handles.insert(handle, node);
-        let entry = open.nodes.entry(node).or_insert_with(|| Node {
+        let entry = open.entry(node).or_insert_with(|| Node {
             opens: 0,
             way: self.way(suits, register),
         });
@@ -167,17 +159,14 @@ impl Backings {
         );
     }
 
-    /// A file was released.
-    pub(super) fn released(&self, handle: u64) {
+    /// One that opened it has released it.
+    pub(super) fn released(&self, node: NodeNo) {
         let mut open = lock(&self.open);
-        let Some(node) = open.handles.remove(&handle) else {
-            return;
-        };
         let mut last = None;
-        if let Some(entry) = open.nodes.get_mut(&node) {
+        if let Some(entry) = open.get_mut(&node) {
             entry.opens -= 1;
             if entry.opens == 0 {
-                last = open.nodes.remove(&node);
+                last = open.remove(&node);
             }
         }
         // After the lock: the backing id is given back to the kernel.

@@ -23,8 +23,8 @@ pub(super) struct Opening {
     pub(super) handle: u64,
     /// What else the kernel is told of it.
     pub(super) flags: FopenFlags,
-    /// How it is read and written.
-    pub(super) way: Way,
+    /// What the kernel reads and writes by itself, if it does.
+    pub(super) backing: Option<Arc<BackingId>>,
 }
 
 impl Opening {
@@ -33,7 +33,7 @@ impl Opening {
         Self {
             handle,
             flags: FopenFlags::empty(),
-            way: Way::Cached,
+            backing: None,
         }
     }
 }
@@ -96,9 +96,12 @@ impl Opener {
             tree.as_backing(caller, (handle, flags), self.hears_closes, register)
                 .map_err(|error| io::Error::from_raw_os_error(error.code()))?
         };
-        let way = self.backings.opened(node, handle, opened.passes, register);
-        let passed = matches!(way, Way::Passthrough(_));
-        let mut told = FopenFlags::empty();
+        let (backing, mut told) = match self.backings.opened(node, opened.passes, register) {
+            Way::Passthrough(id) => (Some(id), FopenFlags::empty()),
+            Way::Direct => (None, FopenFlags::FOPEN_DIRECT_IO),
+            Way::Cached => (None, FopenFlags::empty()),
+        };
+        let passed = backing.is_some();
         // Without pages in the kernel's cache close(2) has nothing to write back.
         if passed && opened.closes_silently && !self.hears_closes {
             told |= FopenFlags::FOPEN_NOFLUSH;
@@ -112,7 +115,7 @@ impl Opener {
         let opening = Opening {
             handle,
             flags: told,
-            way,
+            backing,
         };
         (opening, mappable && tree.becomes_mappable(handle))
     }

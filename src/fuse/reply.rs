@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use fuser::{
-    Errno, FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    Errno, FileHandle, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
-use super::backing::Way;
 use super::convert;
 use super::opening::Opening;
 use super::serve::Respond;
@@ -67,11 +66,10 @@ respond!(ReplyAttr, (Attr, Caching), |reply, (attr, caching)| {
     reply.attr(&attr_ttl(&attr, caching), &convert::attr(&attr));
 });
 respond!(ReplyOpen, Opening, |reply, opening| {
-    let Opening { handle, flags, way } = opening;
-    match way {
-        Way::Passthrough(id) => reply.opened_passthrough(FileHandle(handle), flags, &id),
-        Way::Direct => reply.opened(FileHandle(handle), flags | FopenFlags::FOPEN_DIRECT_IO),
-        Way::Cached => reply.opened(FileHandle(handle), flags),
+    let (handle, flags) = (FileHandle(opening.handle), opening.flags);
+    match opening.backing {
+        Some(id) => reply.opened_passthrough(handle, flags, &id),
+        None => reply.opened(handle, flags),
     }
 });
 respond!(ReplyXattr, Answer, |reply, answer| match answer {
@@ -102,23 +100,16 @@ respond!(ReplyCreate, (Entry, Opening, Caching), |reply,
     caching,
 )| {
     let Entry { lookup, attr } = entry;
-    let Opening { handle, flags, way } = opening;
+    let (handle, flags) = (FileHandle(opening.handle), opening.flags);
     let kept = attr_ttl(&attr, caching);
     let attr = convert::attr(&attr);
     let generation = Generation(lookup.inode().generation());
     lookup.into_kernel();
     // fuser has one time for both here: the shorter one is true for both.
     let ttl = kept.min(caching.entry);
-    let handle = FileHandle(handle);
-    match way {
-        Way::Passthrough(id) => {
-            reply.created_passthrough(&ttl, &attr, generation, handle, flags, &id);
-        }
-        Way::Direct => {
-            let flags = flags | FopenFlags::FOPEN_DIRECT_IO;
-            reply.created(&ttl, &attr, generation, handle, flags);
-        }
-        Way::Cached => reply.created(&ttl, &attr, generation, handle, flags),
+    match opening.backing {
+        Some(id) => reply.created_passthrough(&ttl, &attr, generation, handle, flags, &id),
+        None => reply.created(&ttl, &attr, generation, handle, flags),
     }
 });
 respond!(ReplyDirectoryPlus, Vec<LookupRef>, |reply, lookups| {

@@ -116,11 +116,19 @@ pub fn without_set_id<T>(act: impl FnOnce() -> T) -> Result<T> {
         ..before
     };
     rustix::thread::set_capabilities(None, less)?;
-    let result = act();
-    if rustix::thread::set_capabilities(None, before).is_err() {
-        std::process::abort();
+    let _restored = Restored(before);
+    Ok(act())
+}
+
+/// This thread's capabilities as they are to be again, after a panic too.
+struct Restored(CapabilitySets);
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        if rustix::thread::set_capabilities(None, self.0).is_err() {
+            std::process::abort();
+        }
     }
-    Ok(result)
 }
 
 /// Whether this process has `CAP_SYS_ADMIN`.
