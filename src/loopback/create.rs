@@ -16,7 +16,10 @@ use super::{Caller, Loopback};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::sync::Arc;
 use crate::sys::creds::OwnerCheck;
-use crate::sys::fs::{self, open_flags};
+use crate::sys::fs::{self, FileType, open_flags};
+
+/// How often something is made that is removed in SRC before it was looked at.
+const ROUNDS: usize = 16;
 
 /// A file that was created and opened.
 #[derive(Debug)]
@@ -97,34 +100,28 @@ impl Loopback {
     pub fn mkdir(&self, caller: Caller, new: NewName<'_>) -> Result<Entry> {
         let name = Name::new(new.name)?;
         let parent = self.parent_for_new(new.parent)?;
-        {
+        let make = || {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
-            fs::make_dir(
-                self.object(&parent)?.fd(),
-                name.as_c_str(),
-                new.mode & 0o7777,
-            )
-            .tried("mkdirat")?;
-        }
-        self.entry(&parent, name.as_c_str())
+            let dir = self.object(&parent)?;
+            fs::make_dir(dir.fd(), name.as_c_str(), new.mode & 0o7777).tried("mkdirat")
+        };
+        self.made(&parent, &name, make, |inode| {
+            inode.kind() == FileType::Directory
+        })
     }
 
     /// Creates a FIFO, a socket, a device node or an empty regular file; `device` for a device node.
     pub fn mknod(&self, caller: Caller, new: NewName<'_>, device: (u32, u32)) -> Result<Entry> {
         let name = Name::new(new.name)?;
         let parent = self.parent_for_new(new.parent)?;
-        {
+        let device = fs::device_number(device.0, device.1);
+        let kind = FileType::from_raw_mode(new.mode);
+        let make = || {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
-            let device = fs::device_number(device.0, device.1);
-            fs::make_node(
-                self.object(&parent)?.fd(),
-                name.as_c_str(),
-                new.mode,
-                device,
-            )
-            .tried("mknodat")?;
-        }
-        self.entry(&parent, name.as_c_str())
+            let dir = self.object(&parent)?;
+            fs::make_node(dir.fd(), name.as_c_str(), new.mode, device).tried("mknodat")
+        };
+        self.made(&parent, &name, make, |inode| inode.kind() == kind)
     }
 
     /// Creates a symlink. Its target is text; what it leads to is nobody's business here.
@@ -138,12 +135,14 @@ impl Loopback {
         let name = Name::new(name)?;
         let target = name::text(target)?;
         let parent = self.parent_for_new(parent)?;
-        {
+        let make = || {
             let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
-            fs::make_symlink(&target, self.object(&parent)?.fd(), name.as_c_str())
-                .tried("symlinkat")?;
-        }
-        self.entry(&parent, name.as_c_str())
+            let dir = self.object(&parent)?;
+            fs::make_symlink(&target, dir.fd(), name.as_c_str()).tried("symlinkat")
+        };
+        self.made(&parent, &name, make, |inode| {
+            inode.kind() == FileType::Symlink
+        })
     }
 
     /// Gives a node one more name, as the caller: the directory may grow, at the caller's expense.
@@ -157,21 +156,35 @@ impl Loopback {
         let name = Name::new(name)?;
         let inode = self.inode(node)?;
         let parent = self.inode(parent)?;
-        {
+        let make = || {
             let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
-            fs::make_link(
-                self.object(&inode)?.fd(),
-                self.object(&parent)?.fd(),
-                name.as_c_str(),
-            )
-            .tried("linkat")?;
+            let (object, dir) = (self.object(&inode)?, self.object(&parent)?);
+            fs::make_link(object.fd(), dir.fd(), name.as_c_str()).tried("linkat")
+        };
+        self.made(&parent, &name, make, |made| {
+            made.identity() == inode.identity()
+        })
+    }
+
+    /// What `make` has made under a name, if it still is that: in SRC it may be replaced or removed at once. What
+    /// has been replaced is somebody else's now: with another type the kernel
+    /// would make `EIO` of it (`create_new_entry`). What was removed is made again.
+    fn made(
+        &self,
+        parent: &Arc<Inode>,
+        name: &Name,
+        make: impl Fn() -> Result<()>,
+        is_it: impl Fn(&Inode) -> bool,
+    ) -> Result<Entry> {
+        for _ in 0..ROUNDS {
+            make()?;
+            match self.entry(parent, name.as_c_str()) {
+                Ok(entry) if is_it(entry.lookup.inode()) => return Ok(entry),
+                Ok(_) => return Err(Error::new(Errno::EXIST, "looking at what was made")),
+                Err(error) if error.errno() == Errno::NOENT => {}
+                Err(error) => return Err(error),
+            }
         }
-        let entry = self.entry(&parent, name.as_c_str())?;
-        if entry.lookup.inode().identity() == inode.identity() {
-            Ok(entry)
-        } else {
-            // Replaced in SRC between the two calls: the kernel must not take it for the same node.
-            Err(Error::STALE)
-        }
+        Err(Error::STALE)
     }
 }

@@ -1,12 +1,16 @@
 //! Changes that are made in SRC itself, while MNT is in use and the kernel remembers what was.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{
+    CWD, FileType as NodeType, Mode, OFlags, RenameFlags, mknodat, openat, renameat_with,
+};
 
 use super::disk::{AT_ONCE, Kind, finish, path_of};
 use crate::common::process::eventually;
@@ -320,5 +324,41 @@ isolated! {
                 }
             }
         }
+    }
+
+    /// A name that is made on MNT, and replaced by something of another type or removed in SRC in the same
+    /// moment: made is made, or the name is somebody else's.
+    fn what_is_replaced_as_it_is_made() {
+        type Make = fn(&Path) -> io::Result<()>;
+        let makes: [(&str, Make); 4] = [
+            ("link", |path| fs::hard_link(path.with_file_name("file"), path)),
+            ("symlink", |path| symlink("target", path)),
+            ("mkdir", |path| fs::create_dir(path)),
+            ("mknod", |path| Ok(mknodat(CWD, path, NodeType::Fifo, Mode::RUSR, 0)?)),
+        ];
+        let mount = Mount::start(FOR_EVER);
+        let at = |name: &str| mount.src().join(name);
+        fs::write(at("file"), "a file").unwrap();
+        let (over, taken) = (AtomicBool::new(false), AtomicU32::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = fs::hard_link(at("file"), at("other"));
+                    // What was there is called "other" then.
+                    let swapped = renameat_with(CWD, at("other"), CWD, at("name"), RenameFlags::EXCHANGE);
+                    taken.fetch_add(u32::from(swapped.is_ok()), Ordering::Relaxed);
+                    let _ = fs::remove_file(at("name"));
+                    let _ = fs::remove_file(at("other")).or_else(|_| fs::remove_dir(at("other")));
+                }
+            });
+            let bad = makes.iter().cycle().take(8_000).find_map(|(what, make)| match make(&mount.path("name")) {
+                Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Some(format!("{what}: {error}")),
+                _ => None,
+            });
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(bad, None);
+        });
+        assert!(taken.into_inner() > 100, "the two met");
+        mount.finish();
     }
 }
