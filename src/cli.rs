@@ -16,7 +16,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser, ValueEnum, ValueHint};
 use log::LevelFilter;
 
-use crate::config::{Io, Limit, LogFormat, Logging};
+use crate::config::{Cache, Io, Limit, LogFormat, Logging};
 use crate::exit::{ExitCode, Failure};
 use crate::options;
 
@@ -82,6 +82,10 @@ pub struct Cli {
     /// How open files are read and written [default: auto]
     #[arg(long, value_name = "WAY", help_heading = "The mount")]
     io: Option<Io>,
+
+    /// What makes the kernel ask again for names and attributes that it was told of [default: auto]
+    #[arg(long, value_name = "MODE", help_heading = "The mount")]
+    cache: Option<Cache>,
 
     /// Keep CPUs from sleeping deeply while requests come, so that each is answered sooner; takes power, and
     /// root
@@ -205,6 +209,22 @@ impl ValueEnum for Io {
             Self::Passthrough => "By the kernel itself; refused where that can't be had",
             Self::Cached => "By requests, with the kernel's page cache",
             Self::Direct => "By requests, without it",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
+}
+
+impl ValueEnum for Cache {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Auto => "Changes in SRC where they can be followed, else as ttl",
+            Self::Coherent => "Changes in SRC; refused where they can't be followed",
+            Self::Timed => "The passing of entry_timeout and attr_timeout",
+            Self::Off => "It always asks",
         };
         Some(PossibleValue::new(self.name()).help(help))
     }

@@ -127,9 +127,47 @@ impl Io {
     }
 }
 
-/// Times for which the kernel may answer from what it was told, without asking again.
+/// What makes the kernel ask again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Cache {
+    /// Changes in SRC where they can be followed, otherwise the passing of time.
+    #[default]
+    Auto,
+    /// Changes in SRC; it is an error if they can't be followed.
+    Coherent,
+    /// The passing of time.
+    Timed,
+    /// It always asks.
+    Off,
+}
+
+impl Cache {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Coherent, Self::Timed, Self::Off];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Coherent => "coherent",
+            Self::Timed => "ttl",
+            Self::Off => "none",
+        }
+    }
+
+    /// The one that is written so.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cache| cache.name() == name)
+    }
+}
+
+/// How long the kernel may answer from what it was told, without asking again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caching {
+    /// What makes it ask; the times count where that is the passing of time.
+    pub mode: Cache,
     /// `entry_timeout=`: a name and the inode behind it.
     pub entry: Duration,
     /// `attr_timeout=`: attributes of an inode.

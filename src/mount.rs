@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::attach::{self, Attachment, DeviceNumber, Pending};
-use crate::config::{Config, Io};
+use crate::config::{Cache, Config, Io};
 use crate::daemon::Ready;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::{self, Ended, Server};
@@ -192,13 +192,19 @@ fn handshake(
         Arc::clone(counters),
     )
     .map_err(|error| system("the handshake with the kernel failed", &error))?;
-    match server.lacks_passthrough() {
-        Some(why) if config.serving.io == Io::Passthrough => {
-            let text = format!("io=passthrough can't be had: {why}; or leave it to io=auto");
-            Err(Failure::new(ExitCode::MountFailed, text))
-        }
-        _ => Ok(server),
+    if let Some(why) = server.lacks_passthrough()
+        && config.serving.io == Io::Passthrough
+    {
+        let text = format!("io=passthrough can't be had: {why}; or leave it to io=auto");
+        return Err(Failure::new(ExitCode::MountFailed, text));
     }
+    if let Some(why) = server.lacks_coherence()
+        && config.caching.mode == Cache::Coherent
+    {
+        let text = format!("cache=coherent can't be had: {why}; or leave it to cache=auto");
+        return Err(Failure::new(ExitCode::MountFailed, text));
+    }
+    Ok(server)
 }
 
 /// Serves on a thread of its own, and tells `shutdown` when that is over.

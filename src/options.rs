@@ -14,7 +14,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
-use crate::config::{Caching, Io, Limit, MountOptions, TreeOptions};
+use crate::config::{Cache, Caching, Io, Limit, MountOptions, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 
 use table::Effect;
@@ -23,6 +23,7 @@ pub(crate) use value::{limit_from_text, threads_from_text};
 
 /// What the defaults and the `-o` lists came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a word of the list, independent of the others
 pub struct Options {
     /// What the mount is like.
     pub mount: MountOptions,
@@ -38,6 +39,10 @@ pub struct Options {
     pub threads: Option<NonZeroUsize>,
     /// `io=`.
     pub io: Option<Io>,
+    /// `cache=`.
+    pub cache: Option<Cache>,
+    /// A time was given for which the kernel may keep something.
+    pub timed: bool,
     /// CPUs are kept from sleeping deeply while requests come.
     pub low_latency: bool,
     /// The flags of a mount that is there are to be changed.
@@ -71,6 +76,7 @@ impl Options {
                 max_read: None,
             },
             caching: Caching {
+                mode: Cache::Auto,
                 entry: Duration::from_secs(1),
                 attr: Duration::from_secs(1),
                 negative: Duration::ZERO,
@@ -80,6 +86,8 @@ impl Options {
             lazy_timeout: Limit::Never,
             threads: None,
             io: None,
+            cache: None,
+            timed: false,
             low_latency: false,
             remount: false,
             sloppy: false,

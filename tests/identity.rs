@@ -20,6 +20,7 @@ macro_rules! isolated {
 mod common;
 mod identity {
     pub(crate) mod changes;
+    pub(crate) mod coherent;
     pub(crate) mod crossing;
     pub(crate) mod disk;
     pub(crate) mod handles;

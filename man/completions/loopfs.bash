@@ -23,7 +23,7 @@ _loopfs() {
 
     case "${cmd}" in
         loopfs)
-            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --verbose --debug --log-format --help --version"
+            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --cache --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --verbose --debug --log-format --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -35,6 +35,10 @@ _loopfs() {
                     ;;
                 --io)
                     COMPREPLY=($(compgen -W "auto passthrough cached direct" -- "${cur}"))
+                    return 0
+                    ;;
+                --cache)
+                    COMPREPLY=($(compgen -W "auto coherent ttl none" -- "${cur}"))
                     return 0
                     ;;
                 --threads)

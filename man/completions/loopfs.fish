@@ -3,6 +3,10 @@ complete -c loopfs -l io -d 'How open files are read and written [default: auto]
 passthrough\t'By the kernel itself; refused where that can\'t be had'
 cached\t'By requests, with the kernel\'s page cache'
 direct\t'By requests, without it'"
+complete -c loopfs -l cache -d 'What makes the kernel ask again for names and attributes that it was told of [default: auto]' -r -f -a "auto\t'Changes in SRC where they can be followed, else as ttl'
+coherent\t'Changes in SRC; refused where they can\'t be followed'
+ttl\t'The passing of entry_timeout and attr_timeout'
+none\t'It always asks'"
 complete -c loopfs -l threads -d 'Serve with N threads, 1 to 64 [default: one for each CPU, at least 2, at most 4]' -r
 complete -c loopfs -l drain-timeout -d 'How long open files may delay the end that a signal asks for [default: 10]' -r
 complete -c loopfs -l lazy-timeout -d 'How long open files may go on working after an unmount from outside with -l or -z [default: never cut off]' -r

@@ -72,6 +72,7 @@ impl Place {
                 max_read: Some(1 << 17),
             },
             caching: Caching {
+                mode: crate::config::Cache::Timed,
                 entry: Duration::ZERO,
                 attr: Duration::ZERO,
                 negative: Duration::ZERO,

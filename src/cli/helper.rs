@@ -83,6 +83,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Fai
         one_file_system: false,
         forward_locks: false,
         io: None,
+        cache: None,
         low_latency: false,
         mkdir: false,
         replace_stale: false,

@@ -9,8 +9,9 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
-use crate::config::{Config, MountOptions, Serving, Task, TreeOptions};
+use crate::config::{Cache, Caching, Config, MountOptions, Serving, Task, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 use crate::options::Options;
 use crate::sys::fs::restrictions_at;
@@ -100,6 +101,7 @@ impl Cli {
                         rights on SRC: leave one of them out, or add 'noallow_other'";
             return Err(Failure::new(ExitCode::Usage, text));
         }
+        let caching = caching(self.cache.or(options.cache), &options)?;
         Ok(Config {
             task,
             source,
@@ -116,7 +118,7 @@ impl Cli {
                 low_latency: self.low_latency || options.low_latency,
             },
             mount: options.mount,
-            caching: options.caching,
+            caching,
             tree: TreeOptions {
                 one_file_system: self.one_file_system || options.tree.one_file_system,
                 forward_locks: self.forward_locks || options.tree.forward_locks,
@@ -149,6 +151,28 @@ fn as_strict_as(source: &Path, mut mount: MountOptions) -> MountOptions {
         mount.noexec |= flags.noexec;
     }
     mount
+}
+
+/// What the kernel may remember. Times of the user's own are kept to, unless something else was asked for too.
+fn caching(mode: Option<Cache>, options: &Options) -> Result<Caching, Failure> {
+    let mode = match mode {
+        None if options.timed => Cache::Timed,
+        Some(Cache::Off) if options.timed => {
+            let text = "'cache=none' keeps nothing for any time: leave out the timeouts, or it";
+            return Err(Failure::new(ExitCode::Usage, text));
+        }
+        mode => mode.unwrap_or_default(),
+    };
+    let times = options.caching;
+    Ok(match mode {
+        Cache::Off => Caching {
+            mode,
+            entry: Duration::ZERO,
+            attr: Duration::ZERO,
+            negative: Duration::ZERO,
+        },
+        _ => Caching { mode, ..times },
+    })
 }
 
 /// SRC, absolute and without symlinks; a directory.

@@ -20,7 +20,7 @@ use super::cache::KernelCache;
 use super::convert::{LockRequest, caller, decode_device, kind, node, set_time};
 use super::lock::Forward;
 use super::opening::{Opener, Opening};
-use super::reply::{Found, attr_ttl};
+use super::reply::{Found, time_of};
 use super::serve::{Respond, Service, Step};
 use super::workers::Workers;
 use super::{Options, convert};
@@ -132,7 +132,7 @@ impl Adapter {
     }
 
     fn found(&self, entry: Entry) -> Found {
-        Found(Some(entry), self.caching)
+        Found::Entry(entry, self.caching)
     }
 
     /// What is asked of the kernel, one by one: a capability that it lacks is left out and its
@@ -214,10 +214,13 @@ impl Filesystem for Adapter {
         self.service.serve(caller(req), Op::Lookup, reply, |_, _| {
             match self.tree.lookup(node(parent), name) {
                 Ok(entry) => Ok(self.found(entry)),
-                Err(error)
-                    if error.errno() == CoreErrno::NOENT && !self.caching.negative.is_zero() =>
-                {
-                    Ok(Found(None, self.caching))
+                Err(error) if error.errno() == CoreErrno::NOENT => {
+                    let keep = self.tree.keep_absence(node(parent));
+                    let time = time_of(keep, self.caching.negative);
+                    if time.is_zero() {
+                        return Err(error);
+                    }
+                    Ok(Found::Nothing(time))
                 }
                 Err(error) => Err(error),
             }
@@ -627,8 +630,8 @@ impl Filesystem for Adapter {
             .serve(caller(req), Op::Readdirplus, reply, |_, reply| {
                 self.tree.readdirplus(fh.0, offset, |listed, known| {
                     // fuser has one time for both here: the shorter one is true for both.
-                    let shorter = attr_ttl(&known.attr, self.caching).min(self.caching.entry);
-                    let ttl = if known.keep { shorter } else { Duration::ZERO };
+                    let shorter = self.caching.attr.min(self.caching.entry);
+                    let ttl = time_of(known.keep, shorter);
                     let attr = convert::attr(&known.attr);
                     let generation = Generation(known.generation);
                     let full =

@@ -24,7 +24,10 @@ impl KernelCache {
     /// a negative offset), so a request that has one of its own under way may do it. If it fails there is no
     /// connection any more.
     pub(super) fn drop_attributes(&self, node: NodeNo) {
-        if let Err(error) = self.tell(node, -1) {
+        // ENOENT: it remembers nothing of it.
+        if let Err(error) = self.tell(node, -1)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             log::debug!("the kernel's attributes of node {}: {error}", node.0);
         }
     }

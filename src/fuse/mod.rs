@@ -4,7 +4,7 @@
 //! method an operation), [`reply`] (a value into fuser's reply), [`opening`] and [`backing`]
 //! (files, and those that the kernel reads and writes by itself), [`convert`] (our types and
 //! fuser's), [`cache`] (what the kernel is to forget), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
-//! ([`waiters`]), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`lack`] (too few descriptors, told). fuser's
+//! ([`waiters`]), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`lack`] (too few descriptors, told). fuser's
 //! own mounting and unmounting are never used: `attach` does that, exactly.
 
 mod adapter;
@@ -12,6 +12,7 @@ mod awake;
 mod backing;
 mod cache;
 mod convert;
+mod follow;
 mod lack;
 mod lock;
 mod opening;
@@ -26,7 +27,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 
-use crate::config::{Caching, Io};
+use crate::config::{Cache, Caching, Io};
 use crate::lifecycle::gate::Gate;
 use crate::loopback::Loopback;
 use crate::observe::Counters;
@@ -38,6 +39,7 @@ use adapter::Adapter;
 use awake::Awake;
 use backing::{Backings, Lack};
 use cache::KernelCache;
+use follow::{Follower, Following};
 use lock::Forward;
 use prune::Pruner;
 use serve::Service;
@@ -70,6 +72,7 @@ pub struct Server {
     session: fuser::Session<Adapter>,
     pruner: Pruner,
     backings: Arc<Backings>,
+    follower: Result<Follower, follow::Lack>,
     awake: Option<(Arc<Awake>, Arc<Counters>)>,
     negotiated: String,
 }
@@ -115,6 +118,14 @@ impl Server {
             options.faults.clone(),
         );
         let pruner = Pruner::new(&tree, &device)?;
+        let followed = match options.caching.mode {
+            Cache::Auto | Cache::Coherent => follow::prepare(&tree, &device),
+            Cache::Timed | Cache::Off => Err(follow::Lack::NotWanted),
+        };
+        let follower = match followed {
+            Ok(()) => Ok(Follower::new(&tree, &cache, &device)?),
+            Err(lack) => Err(lack),
+        };
         let negotiated = Arc::default();
         let log = Arc::clone(&negotiated);
         let backings = Arc::new(Backings::new(options.io, tree.noatime()));
@@ -140,10 +151,20 @@ impl Server {
                 let _ = write!(negotiated, "{text}: no passthrough, {}", lack.text());
             }
         }
+        match &follower {
+            Ok(_) => {
+                negotiated.push_str("; what the kernel remembers is true to the source (fanotify)");
+            }
+            Err(lack) => {
+                let text = "; the kernel remembers names and attributes for a time";
+                let _ = write!(negotiated, "{text}: not until they change, {}", lack.text());
+            }
+        }
         Ok(Self {
             session,
             pruner,
             backings,
+            follower,
             awake: awake.map(|awake| (awake, counters)),
             negotiated,
         })
@@ -153,6 +174,12 @@ impl Server {
     #[must_use]
     pub fn lacks_passthrough(&self) -> Option<&'static str> {
         self.backings.lack().map(Lack::text)
+    }
+
+    /// Why what the kernel remembers is not true to SRC at any time; `None` if it is.
+    #[must_use]
+    pub fn lacks_coherence(&self) -> Option<String> {
+        self.follower.as_ref().err().map(|lack| lack.text())
     }
 
     /// What was agreed with the kernel, in a line for the log.
@@ -184,6 +211,11 @@ impl Server {
     /// }
     /// ```
     pub fn run(self) -> Ended {
+        let following = match self.follower.map(Follower::start) {
+            Ok(Ok(following)) => Some(following),
+            Ok(Err(error)) => return Ended { result: Err(error) },
+            Err(_) => None,
+        };
         let pruning = self.pruner.start();
         let waking = self
             .awake
@@ -195,6 +227,7 @@ impl Server {
         if let Some(pruning) = pruning {
             pruning.end();
         }
+        following.into_iter().for_each(Following::end);
         Ended { result }
     }
 }

@@ -8,6 +8,7 @@ use fuser::{BackingId, FopenFlags};
 use super::backing::{Backings, Way};
 use super::cache::KernelCache;
 use crate::error::Result;
+use crate::loopback::attr::Keep;
 use crate::loopback::create::{Created, NewName};
 use crate::loopback::file::Opened;
 use crate::loopback::inode::NodeNo;
@@ -77,7 +78,9 @@ impl Opener {
             tree.create(caller, new, flags, open_flags::exclusive(flags))?;
         let node = entry.lookup.inode().number();
         let (opening, mappable) = self.opening(tree, caller, (node, flags), opened, register);
-        entry.attr.lasting &= !mappable;
+        if mappable {
+            entry.attr.keep = Keep::No;
+        }
         Ok((entry, opening))
     }
 

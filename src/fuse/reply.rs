@@ -12,7 +12,7 @@ use super::convert;
 use super::opening::Opening;
 use super::serve::Respond;
 use crate::config::Caching;
-use crate::loopback::attr::Attr;
+use crate::loopback::attr::{Attr, Keep};
 use crate::loopback::inode::NodeNo;
 use crate::loopback::lock::{Held, Range};
 use crate::loopback::lookup::Entry;
@@ -21,15 +21,23 @@ use crate::sys::fs::StatVfs;
 use crate::sys::lock::number_of;
 use crate::sys::xattr::Answer;
 
-/// A name's entry, or that there is none and the kernel may remember so.
-pub(super) struct Found(pub Option<Entry>, pub Caching);
+/// What a name leads to.
+pub(super) enum Found {
+    /// An inode.
+    Entry(Entry, Caching),
+    /// Nothing, which the kernel may remember so long.
+    Nothing(Duration),
+}
 
-/// How long the kernel may remember attributes.
-pub(super) fn attr_ttl(attr: &Attr, caching: Caching) -> Duration {
-    if attr.lasting {
-        caching.attr
-    } else {
-        Duration::ZERO
+/// How long the kernel remembers what it is told the changes of, if that can be forgotten.
+const LONG: Duration = Duration::from_secs(4 * 3600);
+
+/// How long the kernel may remember something, which is `briefly` unless there is more to say.
+pub(super) fn time_of(keep: Keep, briefly: Duration) -> Duration {
+    match keep {
+        Keep::No => Duration::ZERO,
+        Keep::Briefly => briefly,
+        Keep::UntilTold => LONG,
     }
 }
 
@@ -63,7 +71,7 @@ respond!(ReplyLock, Option<Held>, |reply, held| match held {
     None => reply.locked(0, 0, number_of(None), 0),
 });
 respond!(ReplyAttr, (Attr, Caching), |reply, (attr, caching)| {
-    reply.attr(&attr_ttl(&attr, caching), &convert::attr(&attr));
+    reply.attr(&time_of(attr.keep, caching.attr), &convert::attr(&attr));
 });
 respond!(ReplyOpen, Opening, |reply, opening| {
     let (handle, flags) = (FileHandle(opening.handle), opening.flags);
@@ -76,37 +84,35 @@ respond!(ReplyXattr, Answer, |reply, answer| match answer {
     Answer::Size(size) => reply.size(size),
     Answer::Data(data) => reply.data(&data),
 });
-respond!(
-    ReplyEntry,
-    Found,
-    |reply, Found(entry, caching)| match entry {
-        Some(Entry { lookup, attr }) => {
-            let kept = attr_ttl(&attr, caching);
-            let attr = convert::attr(&attr);
-            let generation = Generation(lookup.inode().generation());
-            // The root is found by its node number, which is not its st_ino: the kernel is to ask again.
-            let is_root = lookup.inode().number() == NodeNo::ROOT;
-            let ttl = if is_root { Duration::ZERO } else { kept };
-            lookup.into_kernel();
-            reply.entry_with_ttls(&ttl, &caching.entry, &attr, generation);
-        }
-        None => reply.entry(&caching.negative, &convert::no_entry(), Generation(0)),
+respond!(ReplyEntry, Found, |reply, found| match found {
+    Found::Entry(Entry { lookup, attr, name }, caching) => {
+        let kept = time_of(attr.keep, caching.attr);
+        let entry_kept = time_of(name, caching.entry);
+        let attr = convert::attr(&attr);
+        let generation = Generation(lookup.inode().generation());
+        // The root is found by its node number, which is not its st_ino: the kernel is to ask again.
+        let is_root = lookup.inode().number() == NodeNo::ROOT;
+        let ttl = if is_root { Duration::ZERO } else { kept };
+        lookup.into_kernel();
+        reply.entry_with_ttls(&ttl, &entry_kept, &attr, generation);
     }
-);
+    Found::Nothing(time) => reply.entry(&time, &convert::no_entry(), Generation(0)),
+});
 respond!(ReplyCreate, (Entry, Opening, Caching), |reply,
                                                   (
     entry,
     opening,
     caching,
 )| {
-    let Entry { lookup, attr } = entry;
+    let Entry { lookup, attr, name } = entry;
     let (handle, flags) = (FileHandle(opening.handle), opening.flags);
-    let kept = attr_ttl(&attr, caching);
+    let kept = time_of(attr.keep, caching.attr);
+    let entry_kept = time_of(name, caching.entry);
     let attr = convert::attr(&attr);
     let generation = Generation(lookup.inode().generation());
     lookup.into_kernel();
     // fuser has one time for both here: the shorter one is true for both.
-    let ttl = kept.min(caching.entry);
+    let ttl = kept.min(entry_kept);
     match opening.backing {
         Some(id) => reply.created_passthrough(&ttl, &attr, generation, handle, flags, &id),
         None => reply.created(&ttl, &attr, generation, handle, flags),

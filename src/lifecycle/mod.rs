@@ -46,12 +46,10 @@ pub mod state;
 mod watch;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-use rustix::event::{EventfdFlags, eventfd};
 
 use crate::exit::ExitCode;
 use crate::sync::{Arc, Mutex, lock};
+use crate::sys::wake::Wake;
 
 pub use cause::{Cause, SignalName};
 pub use control::{Ending, Limits, Signals, spawn_control};
@@ -88,14 +86,14 @@ pub trait Mounted: Send + Sync {
 /// done about it is left to the control thread, which is woken.
 #[derive(Clone)]
 pub struct Shutdown {
-    core: Arc<Core<Bell>>,
+    core: Arc<Core<Wake>>,
 }
 
 impl Shutdown {
     /// A daemon that is starting.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            core: Arc::new(Core::new(Bell::new()?)),
+            core: Arc::new(Core::new(Wake::new()?)),
         })
     }
 
@@ -145,7 +143,7 @@ impl Shutdown {
     }
 
     /// Readable when there may be something to [`take`](Self::take).
-    fn bell(&self) -> &Bell {
+    fn bell(&self) -> &Wake {
         &self.core.bell
     }
 }
@@ -202,34 +200,9 @@ impl<R: Ring> Core<R> {
     }
 }
 
-/// An eventfd: stays readable until it is silenced.
-struct Bell(OwnedFd);
-
-impl Bell {
-    fn new() -> io::Result<Self> {
-        Ok(Self(eventfd(
-            0,
-            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
-        )?))
-    }
-
-    /// To be called before looking for what it rang for.
-    fn silence(&self) {
-        // EAGAIN: it did not ring.
-        let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);
-    }
-}
-
-impl Ring for Bell {
+impl Ring for Wake {
     fn ring(&self) {
-        // EAGAIN: the counter is at its limit, so it rings already.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
-    }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        Wake::ring(self);
     }
 }
 
@@ -337,7 +310,7 @@ mod loom_tests {
     /// The daemon is asked to end twice while serving returns.
     fn it_ends_once(apply: Apply) {
         loom::model(move || {
-            let core = Arc::new(Core::new(LoomBell::new()));
+            let core = Arc::new(Core::new(LoomWake::new()));
             core.apply(Event::Started);
             let tell = |event| {
                 let core = Arc::clone(&core);

@@ -38,9 +38,20 @@ pub struct Attr {
     pub rdev: (u32, u32),
     /// Preferred I/O size in bytes.
     pub blksize: u32,
-    /// Whether the kernel may remember this. Not of a program with set-id bits, which another user's write
-    /// takes away in SRC; nor of a file that may be written to through a mapping in SRC.
-    pub lasting: bool,
+    /// How long the kernel may remember this.
+    pub keep: Keep,
+}
+
+/// How long the kernel may remember something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keep {
+    /// Not at all: a program with set-id bits, which another user's write takes away in SRC; a file that may be
+    /// written to through a mapping in SRC; what has changed already.
+    No,
+    /// As long as the user says.
+    Briefly,
+    /// Until it is told of a change.
+    UntilTold,
 }
 
 /// A point in time: seconds since 1970, negative before, and nanoseconds on top (0 to 999,999,999).
@@ -86,7 +97,11 @@ impl Attr {
             gid: stat.stx_gid,
             rdev: (stat.stx_rdev_major, stat.stx_rdev_minor),
             blksize: stat.stx_blksize,
-            lasting: !policy::has_set_id(u32::from(mode)),
+            keep: if policy::has_set_id(u32::from(mode)) {
+                Keep::No
+            } else {
+                Keep::Briefly
+            },
         }
     }
 }
@@ -163,6 +178,7 @@ impl Loopback {
     }
 
     fn attr_by(&self, inode: &Inode, object: BorrowedFd<'_>) -> Result<Attr> {
+        let moment = self.moment();
         let stat = fs::stat(object).tried("statx")?;
         inode.note(&stat);
         // The root's node number is FUSE's, its st_ino is still SRC's own.
@@ -173,7 +189,10 @@ impl Loopback {
             inode.number()
         };
         let mut attr = self.shown(inode.identity(), object, Attr::new(ino, &stat));
-        attr.lasting &= !inode.is_mappable();
+        self.kept_since(moment, inode, &mut attr);
+        if inode.is_mappable() {
+            attr.keep = Keep::No;
+        }
         Ok(attr)
     }
 

@@ -246,19 +246,16 @@ impl Descriptors {
         }
     }
 
-    /// Opens something for a caller to hold: not with one of the last few descriptors.
-    pub fn for_caller(
-        &self,
-        open: impl Fn() -> std::result::Result<OwnedFd, Errno>,
-    ) -> std::result::Result<OwnedFd, Errno> {
-        let file = self.with_room(|| {
-            let file = open()?;
-            if in_use(file.as_raw_fd()) < self.shares.held {
-                Ok(file)
-            } else {
-                Err(Errno::MFILE)
+    /// What was opened for a caller to hold: not with one of the last few descriptors. To be called when nothing
+    /// else is held for its sake.
+    pub fn for_caller(&self, mut file: OwnedFd) -> std::result::Result<OwnedFd, Errno> {
+        while in_use(file.as_raw_fd()) >= self.shares.held {
+            if !self.close_some(0) {
+                self.shortage.tell();
+                return Err(Errno::MFILE);
             }
-        })?;
+            file = fs::duplicate(file.as_fd())?;
+        }
         let number = in_use(file.as_raw_fd());
         self.relieve(number);
         if number >= self.shares.short && !self.by_handle() {

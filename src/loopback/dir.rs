@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use super::Loopback;
-use super::attr::Attr;
+use super::attr::{Attr, Keep};
 use super::handle::DirHandle;
 use super::inode::{Identity, NodeNo};
 use super::lookup::Entry;
@@ -39,8 +39,8 @@ pub struct Known {
     pub attr: Attr,
     /// What tells its inode from an earlier one with the same number.
     pub generation: u64,
-    /// Whether the kernel may keep them: not where the inode could not be reached.
-    pub keep: bool,
+    /// How long the kernel may keep the name and them: not at all where the inode could not be reached.
+    pub keep: Keep,
 }
 
 /// Whether the reply had room for an entry.
@@ -62,6 +62,7 @@ impl Loopback {
             Self::check_has_name(&inode, &fs::stat(object.fd()).tried("statx")?)?;
             self.opened(flags, |flags| fs::reopen_dir_with(object.fd(), flags))?
         };
+        let fd = self.descriptors.for_caller(fd).tried("open")?;
         let stream = Mutex::new(DirStream::new(fd));
         Ok(self.dirs.insert(DirHandle { inode, stream }))
     }
@@ -118,20 +119,21 @@ impl Loopback {
                 Known {
                     attr,
                     generation: 0,
-                    keep: true,
+                    keep: Keep::Briefly,
                 },
                 None,
             )));
         }
         let name = CString::new(listed.name.as_bytes()).map_err(|_| Error::BAD_NAME)?;
         match self.entry(&dir.inode, &name) {
-            Ok(Entry { lookup, attr }) => {
+            Ok(Entry { lookup, attr, name }) => {
                 let generation = lookup.inode().generation();
                 Ok(Some((
                     Known {
                         attr,
                         generation,
-                        keep: true,
+                        // The kernel is told one time for both.
+                        keep: attr.keep.min(name),
                     },
                     Some(lookup),
                 )))
@@ -149,7 +151,7 @@ impl Loopback {
                     Known {
                         attr,
                         generation: 0,
-                        keep: false,
+                        keep: Keep::No,
                     },
                     None,
                 )))

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::Loopback;
-use super::attr::Attr;
+use super::attr::{Attr, Keep};
 use super::descriptors::Descriptors;
 use super::inode::{Identity, Inode, NodeNo};
 use super::lookup::Entry;
@@ -202,6 +202,7 @@ impl Loopback {
         Ok(Entry {
             lookup: self.table.root(),
             attr: Attr::new(NodeNo::ROOT, &stat),
+            name: Keep::Briefly,
         })
     }
 

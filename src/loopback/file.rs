@@ -55,6 +55,7 @@ impl Loopback {
         Self::check_has_name(&inode, &stat)?;
         let file = self.opened(flags, |flags| fs::reopen(object.fd(), flags))?;
         drop(object);
+        let file = self.descriptors.for_caller(file).tried("open")?;
         let handle = self.files.insert(FileHandle::new(Arc::clone(&inode), file));
         Ok(Opened {
             changed: inode.differs(&stat),
@@ -68,7 +69,7 @@ impl Loopback {
             handle,
             changed: false,
             passes: !self.noatime && !policy::has_set_id(mode),
-            closes_silently: fs::closes_silently(self.filesystem)
+            closes_silently: fs::is_local(self.filesystem)
                 && inode.identity().device == self.root.identity().device,
         }
     }
@@ -104,7 +105,7 @@ impl Loopback {
             .is_ok_and(|file| file.inode.becomes_mappable())
     }
 
-    /// Opens something with a caller's flags; on a mount with `noatime` so that reading leaves its access
+    /// Opens something with a caller's flags, for [`super::descriptors::Descriptors::for_caller`]; on a mount with `noatime` so that reading leaves its access
     /// time alone, where this process may ask for that: as root, or of a file of its own.
     pub(super) fn opened(
         &self,
@@ -114,13 +115,13 @@ impl Loopback {
         if self.noatime {
             match self
                 .descriptors
-                .for_caller(|| open(open_flags::without_access_time(flags)))
+                .with_room(|| open(open_flags::without_access_time(flags)))
             {
                 Err(Errno::PERM) => {}
                 result => return result.tried("open"),
             }
         }
-        self.descriptors.for_caller(|| open(flags)).tried("open")
+        self.descriptors.with_room(|| open(flags)).tried("open")
     }
 
     /// Reads `size` bytes at `offset`; fewer at the end of the file.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::Loopback;
-use super::attr::Attr;
+use super::attr::{Attr, Keep};
 use super::crossing;
 use super::inode::{Identity, Inode, NodeNo};
 use super::name::Name;
@@ -22,6 +22,8 @@ pub struct Entry {
     pub lookup: LookupRef,
     /// Its attributes.
     pub attr: Attr,
+    /// How long the kernel may remember that the name leads there.
+    pub name: Keep,
 }
 
 /// An inode of which a name is about to go, perhaps its last one, held meanwhile.
@@ -69,19 +71,23 @@ impl Loopback {
     }
 
     pub(super) fn entry(&self, parent: &Arc<Inode>, name: &CStr) -> Result<Entry> {
+        let moment = self.moment();
         let dir = self.object(parent)?;
         let open = || fs::open_object(dir.fd(), name);
         let object = match self.descriptors.with_room(open).tried("openat2")? {
             Found::Here(object) => object,
             Found::OtherMount(object) => self.shielded(object)?,
         };
-        let entry = self.enter(object)?;
-        entry.lookup.inode().note_place(parent.number(), name);
+        let mut entry = self.enter(object)?;
+        let inode = entry.lookup.inode();
+        inode.note_place(parent.number(), name);
+        entry.name = self.name_kept_since(moment, (parent, name), inode);
         Ok(entry)
     }
 
     /// An entry for an object descriptor, wherever it came from.
     pub(super) fn enter(&self, object: OwnedFd) -> Result<Entry> {
+        let moment = self.moment();
         let stat = fs::stat(object.as_fd()).tried("statx")?;
         let (identity, number) = (
             Identity::of(&stat),
@@ -97,8 +103,15 @@ impl Loopback {
             Some(None) => {}
         }
         lookup.inode().note(&stat);
-        attr.lasting &= !lookup.inode().is_mappable();
-        Ok(Entry { lookup, attr })
+        self.kept_since(moment, lookup.inode(), &mut attr);
+        if lookup.inode().is_mappable() {
+            attr.keep = Keep::No;
+        }
+        Ok(Entry {
+            lookup,
+            attr,
+            name: Keep::Briefly,
+        })
     }
 
     /// An object descriptor as an inode: its number and, where there is one, its file handle.

@@ -12,6 +12,7 @@
 //! - [`numbering`]: which number programs and the kernel see for it;
 //! - [`table`]: the inodes that the kernel remembers, and [`table::LookupRef`], a lookup count as
 //!   an owned value;
+//! - [`watch`]: what others do to SRC, for the kernel to forget what it remembers;
 //! - [`handle`]: open files and directories;
 //! - [`name`]: the one check of a name;
 //! - [`attr`], [`lookup`], [`create`], [`remove`], [`file`], [`dir`], [`xattr`], [`ioctl`], [`lock`]:
@@ -30,6 +31,7 @@ pub mod dir;
 pub mod export;
 pub mod file;
 pub mod handle;
+mod index;
 pub mod inode;
 pub mod ioctl;
 pub mod lock;
@@ -39,6 +41,7 @@ pub mod numbering;
 pub mod remove;
 pub mod shortage;
 pub mod table;
+pub mod watch;
 pub mod xattr;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -57,6 +60,7 @@ use handle::{DirHandle, FileHandle, Handles};
 use inode::{Inode, NodeNo, Object};
 use numbering::Numbering;
 use table::Table;
+use watch::Watch;
 
 /// Who asks, as the kernel says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +103,8 @@ pub struct Loopback {
     dirs: Handles<DirHandle>,
     crossing: Crossing,
     own_mount: OnceLock<OwnMount>,
+    /// What others do to SRC, if that is followed.
+    watch: OnceLock<Watch>,
     /// Whether creations can be done as the caller (root), or are the daemon's own (anybody else).
     acts_as_callers: bool,
     /// Whether what is read through the mount keeps its access time in SRC.
@@ -128,6 +134,7 @@ impl Loopback {
             dirs: Handles::new(),
             crossing,
             own_mount: OnceLock::new(),
+            watch: OnceLock::new(),
             acts_as_callers: creds::can_act_as_others(),
             noatime: settings.noatime,
             filesystem,
@@ -149,6 +156,12 @@ impl Loopback {
     pub fn shield(&self, device: u64, covered: Option<OwnedFd>) {
         // A second call could only come from a bug in mount.rs; the first one stays right.
         let _ = self.own_mount.set(OwnMount { device, covered });
+    }
+
+    /// The device number of our own mount.
+    #[must_use]
+    pub fn own_device(&self) -> Option<u64> {
+        self.own_mount.get().map(|own| own.device)
     }
 
     /// How many inodes the kernel remembers, the root not counted.

@@ -13,10 +13,12 @@ use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroU64;
 
+use super::index::Index;
 use super::inode::{Inode, NodeNo};
 use super::numbering::Numbering;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, OnceLock, lock};
+use crate::sys::handle::Handle;
 use crate::sys::process;
 
 /// A power of two: the shard of a number is its low bits.
@@ -60,6 +62,8 @@ impl Eq for Slot {}
 pub struct Table {
     root: Arc<Inode>,
     shards: [Mutex<HashSet<Slot>>; SHARDS],
+    /// By file handle, if they are to be found so; kept under the locks of the shards.
+    index: OnceLock<Index>,
     /// Since memory was given back last.
     forgotten: AtomicUsize,
     /// Where [`Self::some`] goes on.
@@ -73,6 +77,7 @@ impl Table {
         Self {
             root,
             shards: std::array::from_fn(|_| Mutex::new(HashSet::new())),
+            index: OnceLock::new(),
             forgotten: AtomicUsize::new(0),
             next_shard: AtomicUsize::new(0),
         }
@@ -128,10 +133,17 @@ impl Table {
                 Arc::clone(&known.inode)
             } else {
                 replaced = shard.replace(enter(lookups));
+                if let (Some(index), Some(slot)) = (self.index.get(), &replaced) {
+                    index.remove(&slot.inode);
+                    index.insert(&found);
+                }
                 Arc::clone(&found)
             }
         } else {
             shard.insert(enter(NonZeroU64::MIN));
+            if let Some(index) = self.index.get() {
+                index.insert(&found);
+            }
             Arc::clone(&found)
         };
         drop(shard);
@@ -167,6 +179,9 @@ impl Table {
         if matches!(left, Some(None | Some(0))) {
             removed = shard.take(&node);
             shrink(&mut shard);
+            if let (Some(index), Some(slot)) = (self.index.get(), &removed) {
+                index.remove(&slot.inode);
+            }
         }
         drop(shard);
         if removed.is_some() {
@@ -210,6 +225,30 @@ impl Table {
             found.extend(picked.map(|slot| slot.inode.number()));
         }
         found
+    }
+
+    /// Has inodes that are taken from now on found by their handles.
+    pub fn index_by_handle(&self) {
+        // What is there already stays there.
+        let _ = self.index.set(Index::new());
+    }
+
+    /// The inode with that handle, if the kernel remembers it.
+    #[must_use]
+    pub fn by_handle(&self, handle: &Handle) -> Option<Arc<Inode>> {
+        let number = self.index.get()?.find(handle)?;
+        self.get(number)
+            .filter(|inode| inode.handle() == Some(handle))
+    }
+
+    /// All of them, the root not counted.
+    #[must_use]
+    pub fn all(&self) -> Vec<NodeNo> {
+        let numbers = |shard: &Mutex<HashSet<Slot>>| -> Vec<NodeNo> {
+            let shard = lock(shard);
+            shard.iter().map(|slot| slot.inode.number()).collect()
+        };
+        self.shards.iter().flat_map(numbers).collect()
     }
 
     /// How many inodes have a lookup count.

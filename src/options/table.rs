@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 
-use crate::config::{Io, MountOptions};
+use crate::config::{Cache, Io, MountOptions};
 
 use super::Options;
 use super::value::{self, LIMIT, MAX_READ, SECONDS, THREADS};
@@ -241,6 +241,7 @@ pub static TABLE: &[Word] = &[
         "How long the kernel may keep a name and what it stands for (default: 1).",
         |o, text| {
             o.caching.entry = value::seconds(text.to_str()?).ok()?;
+            o.timed = true;
             Some(())
         },
     ),
@@ -249,6 +250,7 @@ pub static TABLE: &[Word] = &[
         "How long the kernel may keep the attributes of a file (default: 1).",
         |o, text| {
             o.caching.attr = value::seconds(text.to_str()?).ok()?;
+            o.timed = true;
             Some(())
         },
     ),
@@ -257,6 +259,7 @@ pub static TABLE: &[Word] = &[
         "How long the kernel may keep that a name does not exist (default: 0, not at all).",
         |o, text| {
             o.caching.negative = value::seconds(text.to_str()?).ok()?;
+            o.timed = true;
             Some(())
         },
     ),
@@ -292,6 +295,18 @@ pub static TABLE: &[Word] = &[
             form: "auto, passthrough, cached or direct",
             set: |o, text| {
                 o.io = Some(Io::of_name(text.to_str()?)?);
+                Some(())
+            },
+        },
+    },
+    Word {
+        name: "cache",
+        help: "The same as --cache, which wins over it.",
+        effect: Effect::Value {
+            placeholder: "MODE",
+            form: "auto, coherent, ttl or none",
+            set: |o, text| {
+                o.cache = Some(Cache::of_name(text.to_str()?)?);
                 Some(())
             },
         },

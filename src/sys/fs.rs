@@ -6,9 +6,11 @@
 //! leads to the pinned object, not to wherever its name points by now.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsString};
 use std::io::{IoSlice, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
 
 use rustix::fs::{
     AtFlags, FallocateFlags, Mode, OFlags, ResolveFlags, StatVfsMountFlags, StatxFlags,
@@ -114,10 +116,10 @@ pub const FUSE: u64 = 0x6573_5546;
 /// `OVERLAYFS_SUPER_MAGIC`, see [`filesystem_type`].
 pub const OVERLAY: u64 = 0x794c_7630;
 
-/// Whether close(2) does nothing but close on file systems of a type: ext2 to ext4, xfs, btrfs, tmpfs and f2fs have
-/// no `flush` in their `file_operations`; network file systems write back there.
+/// Whether file systems of a type are of this machine alone: ext2 to ext4, xfs, btrfs, tmpfs and f2fs. Nobody changes
+/// them elsewhere, and close(2) does nothing but close (no `flush` in their `file_operations`).
 #[must_use]
-pub fn closes_silently(filesystem: u64) -> bool {
+pub fn is_local(filesystem: u64) -> bool {
     [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010].contains(&filesystem)
 }
 
@@ -132,6 +134,12 @@ pub fn filesystem_type(object: BorrowedFd<'_>) -> Result<u64> {
 #[must_use]
 pub fn device_number(major: u32, minor: u32) -> u64 {
     rustix::fs::makedev(major, minor)
+}
+
+/// Major and minor number in it.
+#[must_use]
+pub fn device_of(device: u64) -> (u32, u32) {
+    (rustix::fs::major(device), rustix::fs::minor(device))
 }
 
 /// The mount id in a statx answer; 0 where the kernel gives none.
@@ -164,8 +172,13 @@ pub fn stat_name(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
 /// Whether the name by which the object was opened has been removed since, as /proc has it: `d_path` says so at the end.
 #[must_use]
 pub fn is_unlinked(object: BorrowedFd<'_>) -> bool {
-    let path = rustix::fs::readlink(ProcPath::of(object).as_c_str(), Vec::new());
-    path.is_ok_and(|path| path.as_bytes().ends_with(b" (deleted)"))
+    path_of(object).is_ok_and(|path| path.as_os_str().as_bytes().ends_with(b" (deleted)"))
+}
+
+/// The path by which the object was opened, as it is by now: to be looked at, not to be followed.
+pub fn path_of(object: BorrowedFd<'_>) -> Result<PathBuf> {
+    let path = rustix::fs::readlink(ProcPath::of(object).as_c_str(), Vec::new())?;
+    Ok(OsString::from_vec(path.into_bytes()).into())
 }
 
 /// Opens the object itself for I/O with the data-related part of a caller's open(2) flags. With

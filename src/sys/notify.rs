@@ -1,9 +1,17 @@
 //! Notifications to the FUSE client in the kernel that fuser has no call for.
 
+use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::io::{Errno, Result};
 
+/// `FUSE_NOTIFY_INVAL_ENTRY` (linux/fuse.h): what a name leads to may have changed.
+const INVAL_ENTRY: i32 = 3;
+/// `FUSE_EXPIRE_ONLY`: the name is to be looked up anew, as if its time had passed.
+const EXPIRE_ONLY: u32 = 1;
+/// `FUSE_NOTIFY_INC_EPOCH`: all names are to be looked up anew.
+const INC_EPOCH: i32 = 8;
 /// `FUSE_NOTIFY_PRUNE` (linux/fuse.h): forget what nobody uses of these nodes.
 const PRUNE: i32 = 9;
 /// `struct fuse_out_header`: length, code, unique (0 for a notification).
@@ -26,12 +34,44 @@ pub fn forget_unused(device: BorrowedFd<'_>, nodes: &[u64]) -> Result<()> {
     Ok(())
 }
 
-fn prune_message(nodes: &[u64]) -> Option<Vec<u8>> {
-    let len = HEADER + PRUNE_HEADER + size_of_val(nodes);
+/// Has the kernel look `name` in the directory `parent` up anew before it is used again. `ENOENT` if it remembers
+/// nothing of it. `device` is the connection's /dev/fuse.
+///
+/// Never to be called while a request is being served: the kernel waits for others in that directory first.
+pub fn expire_name(device: BorrowedFd<'_>, parent: u64, name: &OsStr) -> Result<()> {
+    let message = name_message(parent, name.as_bytes()).ok_or(Errno::NAMETOOLONG)?;
+    rustix::io::retry_on_intr(|| rustix::io::write(device, &message)).map(drop)
+}
+
+/// Has the kernel forget all names, and what is mounted on them with them. `EINVAL` before Linux 6.16.
+pub fn forget_all_names(device: BorrowedFd<'_>) -> Result<()> {
+    let message = header(HEADER, INC_EPOCH).ok_or(Errno::OVERFLOW)?;
+    rustix::io::retry_on_intr(|| rustix::io::write(device, &message)).map(drop)
+}
+
+/// `struct fuse_out_header` of a notification that is `len` bytes long, this included.
+fn header(len: usize, code: i32) -> Option<Vec<u8>> {
     let mut message = Vec::with_capacity(len);
     message.extend(u32::try_from(len).ok()?.to_ne_bytes());
-    message.extend(PRUNE.to_ne_bytes());
+    message.extend(code.to_ne_bytes());
     message.extend(0_u64.to_ne_bytes());
+    Some(message)
+}
+
+/// With `struct fuse_notify_inval_entry_out`: parent, length of the name, flags; then the name, and a NUL.
+fn name_message(parent: u64, name: &[u8]) -> Option<Vec<u8>> {
+    let mut message = header(HEADER + 16 + name.len() + 1, INVAL_ENTRY)?;
+    message.extend(parent.to_ne_bytes());
+    message.extend(u32::try_from(name.len()).ok()?.to_ne_bytes());
+    message.extend(EXPIRE_ONLY.to_ne_bytes());
+    message.extend(name);
+    message.push(0);
+    Some(message)
+}
+
+fn prune_message(nodes: &[u64]) -> Option<Vec<u8>> {
+    let len = HEADER + PRUNE_HEADER + size_of_val(nodes);
+    let mut message = header(len, PRUNE)?;
     message.extend(u32::try_from(nodes.len()).ok()?.to_ne_bytes());
     message.extend([0; 12]);
     message.extend(nodes.iter().flat_map(|node| node.to_ne_bytes()));

@@ -1,0 +1,374 @@
+//! Has the kernel forget what others change in SRC: one thread hears of it, another tells the kernel, which
+//! may have to wait for requests that are being served before it has forgotten a name.
+//!
+//! Everything is told twice, a quarter of a second apart: an answer that was on its way when the kernel was
+//! told may reach its cache after that.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::cache::KernelCache;
+use crate::error::Errno;
+use crate::loopback::Loopback;
+use crate::loopback::inode::NodeNo;
+use crate::loopback::watch::{Change, Unwatched};
+use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
+use crate::sys::fs::device_of;
+use crate::sys::mountinfo::{self, DeviceNumber};
+use crate::sys::notify;
+
+/// How long an answer that was on its way may take to reach the kernel's cache, at most.
+const ON_ITS_WAY: Duration = Duration::from_millis(250);
+
+/// If more has to be told than this, all is forgotten: some tens of megabytes.
+const MOST: usize = 1 << 18;
+
+/// Why the kernel can't be told, and what is remembered is remembered for a time only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// `--cache` says so, or times were given.
+    NotWanted,
+    /// The kernel can't forget all names at once.
+    NotInKernel,
+    /// Nobody tells us.
+    Unwatched(Unwatched),
+}
+
+impl Lack {
+    /// The reason, and what to do about it.
+    pub(super) fn text(self) -> String {
+        match self {
+            Self::NotWanted => "as --cache or a timeout says".to_owned(),
+            Self::NotInKernel => "that takes Linux 6.16".to_owned(),
+            Self::Unwatched(Unwatched::SwitchedOff) => {
+                "fanotify is switched off by LOOPFS_FEATURES_OFF".to_owned()
+            }
+            Self::Unwatched(Unwatched::NoHandles) => {
+                "the source gives no file handles that this process could open".to_owned()
+            }
+            Self::Unwatched(Unwatched::NotLocal) => {
+                "the source's file system may change without this machine".to_owned()
+            }
+            Self::Unwatched(Unwatched::Refused(errno)) => {
+                format!("fanotify on the source's file system: {errno}")
+            }
+        }
+    }
+}
+
+/// Has `tree` followed, if the kernel that has `device` can be told of changes.
+pub(super) fn prepare(tree: &Loopback, device: &OwnedFd) -> Result<(), Lack> {
+    // Nothing is remembered yet: this is to see whether it can be done.
+    notify::forget_all_names(device.as_fd()).map_err(|_| Lack::NotInKernel)?;
+    tree.watch().map_err(Lack::Unwatched)
+}
+
+/// What is to be told.
+#[derive(Debug, Default)]
+struct Batch {
+    /// Inodes, each with whether its contents have changed.
+    nodes: HashMap<NodeNo, bool>,
+    names: HashSet<(NodeNo, OsString)>,
+    all: bool,
+}
+
+impl Batch {
+    fn add(&mut self, change: Change) {
+        match change {
+            Change::Contents(node) => {
+                self.nodes.insert(node, true);
+            }
+            Change::Attributes(node) => {
+                self.nodes.entry(node).or_insert(false);
+            }
+            Change::Name(parent, name) => {
+                self.names.insert((parent, name));
+            }
+            Change::Everything => self.all = true,
+        }
+        if self.nodes.len() + self.names.len() > MOST {
+            *self = Self {
+                all: true,
+                ..Self::default()
+            };
+        }
+    }
+
+    fn add_all(&mut self, other: Self) {
+        let nodes = other.nodes.into_iter().map(|(node, contents)| {
+            if contents {
+                Change::Contents(node)
+            } else {
+                Change::Attributes(node)
+            }
+        });
+        let names = other
+            .names
+            .into_iter()
+            .map(|(parent, name)| Change::Name(parent, name));
+        nodes.chain(names).for_each(|change| self.add(change));
+        self.all |= other.all;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.names.is_empty() && !self.all
+    }
+}
+
+/// Between the thread that hears and the one that tells.
+#[derive(Debug, Default)]
+struct Pending {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    batch: Batch,
+    over: bool,
+}
+
+impl Pending {
+    fn add(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut state = lock(&self.state);
+        for change in changes {
+            state.batch.add(change);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn end(&self) {
+        lock(&self.state).over = true;
+        self.changed.notify_one();
+    }
+
+    /// What is to be told now: waits until there is something, or until `deadline`; `None` at the end.
+    fn next(&self, deadline: Option<Instant>) -> Option<Batch> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.over {
+                return None;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if !state.batch.is_empty() || left.is_some_and(|left| left.is_zero()) {
+                return Some(std::mem::take(&mut state.batch));
+            }
+            state = match left {
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    let woken = self.changed.wait_timeout(state, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+/// What it takes.
+#[derive(Debug)]
+pub(super) struct Follower {
+    tree: Arc<Loopback>,
+    cache: Arc<KernelCache>,
+    device: OwnedFd,
+}
+
+/// The threads while they run.
+#[derive(Debug)]
+pub(super) struct Following {
+    tree: Arc<Loopback>,
+    pending: Arc<Pending>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Follower {
+    /// For a tree that is followed ([`prepare`]), and the connection that it is served on.
+    pub(super) fn new(
+        tree: &Arc<Loopback>,
+        cache: &Arc<KernelCache>,
+        device: &OwnedFd,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            tree: Arc::clone(tree),
+            cache: Arc::clone(cache),
+            device: device.try_clone()?,
+        })
+    }
+
+    /// Starts the threads. Without them nothing may be remembered until it changes, so that is an error.
+    pub(super) fn start(self) -> io::Result<Following> {
+        let tree = Arc::clone(&self.tree);
+        let pending = Arc::new(Pending::default());
+        let mut following = Following {
+            tree: Arc::clone(&tree),
+            pending: Arc::clone(&pending),
+            threads: Vec::new(),
+        };
+        let heard = Arc::clone(&pending);
+        let hear = move || {
+            let Some(mut changes) = tree.changes() else {
+                return;
+            };
+            loop {
+                let mut found = Vec::new();
+                let goes_on = changes.next(|change| found.push(change));
+                heard.add(found);
+                if !goes_on {
+                    return;
+                }
+            }
+        };
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        following.threads.push(named("loopfs-hear").spawn(hear)?);
+        let tell = move || self.tell(&pending);
+        following.threads.push(named("loopfs-tell").spawn(tell)?);
+        Ok(following)
+    }
+
+    fn tell(&self, pending: &Pending) {
+        // What was told since the last turn, and before that.
+        let (mut young, mut old) = (Batch::default(), Batch::default());
+        let mut turn: Option<Instant> = None;
+        while let Some(batch) = pending.next(turn) {
+            self.tell_batch(&batch);
+            young.add_all(batch);
+            if turn.is_some_and(|turn| turn <= Instant::now()) {
+                self.tell_batch(&old);
+                old = std::mem::take(&mut young);
+                turn = None;
+            }
+            if turn.is_none() && !(young.is_empty() && old.is_empty()) {
+                turn = Some(Instant::now() + ON_ITS_WAY);
+            }
+        }
+    }
+
+    fn tell_batch(&self, batch: &Batch) {
+        if batch.all {
+            self.tell_all();
+        }
+        for (parent, name) in &batch.names {
+            self.tell_name(*parent, name);
+        }
+        for (node, contents) in &batch.nodes {
+            self.tell_node(*node, *contents);
+        }
+    }
+
+    fn tell_name(&self, parent: NodeNo, name: &OsString) {
+        // ENOENT: it is not remembered, or not yet: then it is told again.
+        match notify::expire_name(self.device.as_fd(), parent.0, name) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => log::debug!("having a name in node {} forgotten: {errno}", parent.0),
+        }
+    }
+
+    fn tell_node(&self, node: NodeNo, contents: bool) {
+        if !contents {
+            self.cache.drop_attributes(node);
+        } else if let Err(error) = self.cache.drop_contents(node)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::debug!("having node {} forgotten: {error}", node.0);
+        }
+    }
+
+    /// Events were lost.
+    fn tell_all(&self) {
+        log::info!(
+            "so much has changed in the source at once that the kernel is to forget all of it"
+        );
+        let nodes = self.tree.all_nodes();
+        // With all names the kernel lets go of what is mounted on them.
+        if self.is_mounted_on() {
+            for &node in &nodes {
+                for name in self.tree.names_in(node) {
+                    self.tell_name(node, &name);
+                }
+            }
+        } else if let Err(errno) = notify::forget_all_names(self.device.as_fd()) {
+            log::debug!("having all names forgotten: {errno}");
+        }
+        for node in nodes {
+            self.tell_node(node, true);
+        }
+    }
+
+    /// Whether something is mounted below our mount, as far as can be seen from here.
+    fn is_mounted_on(&self) -> bool {
+        let Some(device) = self.tree.own_device().map(device_of) else {
+            return true;
+        };
+        let table = mountinfo::read().unwrap_or_default();
+        let is_ours = |id| {
+            let mut ours = table.iter().filter(|entry| is_on(entry.device, device));
+            ours.any(|entry| entry.id == id)
+        };
+        table.is_empty() || table.iter().any(|entry| is_ours(entry.parent))
+    }
+}
+
+fn is_on(entry: DeviceNumber, device: (u32, u32)) -> bool {
+    (entry.major, entry.minor) == device
+}
+
+impl Following {
+    /// Ends it. The connection must have ended: the kernel waits for nothing then, so this does not.
+    pub(super) fn end(self) {
+        self.tree.end_of_changes();
+        self.pending.end();
+        for thread in self.threads {
+            // It ends by a panic only if this program has a bug, which the hook has told of.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_an_inode_is_the_most_that_has_changed() {
+        let (mut batch, node) = (Batch::default(), NodeNo(7));
+        batch.add(Change::Contents(node));
+        batch.add(Change::Attributes(node));
+        assert_eq!(batch.nodes.get(&node), Some(&true));
+        let mut other = Batch::default();
+        other.add(Change::Attributes(node));
+        other.add(Change::Name(node, "name".into()));
+        other.add_all(batch);
+        assert_eq!(other.nodes.get(&node), Some(&true));
+        assert_eq!(other.names.len(), 1);
+    }
+
+    #[test]
+    fn too_much_is_everything() {
+        let mut batch = Batch::default();
+        for node in 0..=MOST as u64 {
+            batch.add(Change::Attributes(NodeNo(node)));
+        }
+        assert!(batch.all && batch.nodes.is_empty());
+    }
+
+    #[test]
+    fn who_waits_gets_what_comes_and_hears_of_the_end() {
+        let pending = Pending::default();
+        pending.add(vec![Change::Everything]);
+        assert!(pending.next(None).is_some_and(|batch| batch.all));
+        let now = Some(Instant::now());
+        assert!(pending.next(now).is_some_and(|batch| batch.is_empty()));
+        pending.end();
+        assert!(pending.next(None).is_none());
+    }
+}

@@ -1,0 +1,413 @@
+//! What is done to SRC by others, for the kernel to forget what it remembers of it.
+//!
+//! The file system tells of every change (fanotify(7)) with file handles: an inode is found by its handle,
+//! a name by its directory's. So this can be had where inodes have handles, and where the file system
+//! knows of every change: not one that others change on another machine.
+//!
+//! An event may be handled while a request that saw what was before is still being answered: then what is
+//! answered must not be kept ([`Watch::moment`]). What happens between the answer and the kernel's taking it
+//! up is for whoever tells the kernel, by telling it again a little later.
+
+use std::collections::BTreeSet;
+use std::ffi::{CStr, OsStr, OsString};
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::Loopback;
+use super::attr::{Attr, Keep};
+use super::crossing::Crossing;
+use super::inode::{Identity, Inode, NodeNo};
+use crate::error::Errno;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, lock};
+use crate::sys::fanotify::{self, Event, Group};
+use crate::sys::features;
+use crate::sys::fs::{self, Found};
+use crate::sys::handle::Handle;
+use crate::sys::mountinfo;
+use crate::sys::wake::{self, Wake};
+
+/// Something that the kernel must not remember any longer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// The attributes of an inode, and what is in it; of a directory, its list of names.
+    Contents(NodeNo),
+    /// Its attributes.
+    Attributes(NodeNo),
+    /// What a name in a directory leads to.
+    Name(NodeNo, OsString),
+    /// All: events were lost.
+    Everything,
+}
+
+/// Why changes of SRC can't be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwatched {
+    /// `LOOPFS_FEATURES_OFF` says so.
+    SwitchedOff,
+    /// Inodes are not reached by file handle.
+    NoHandles,
+    /// A file system that others may change without this machine, or that is made of such ones.
+    NotLocal,
+    /// fanotify(7) can't be had.
+    Refused(Errno),
+}
+
+/// How many marks there are of what changed lately: two changes that share one cost a question more.
+const MARKS: usize = 1 << 12;
+
+/// What is known of changes.
+#[derive(Debug)]
+pub struct Watch {
+    /// The root's handle: its inode keeps a descriptor instead.
+    root: Handle,
+    /// Counts what was handled.
+    handled: AtomicU64,
+    /// When something with this hash was handled last.
+    marks: Box<[AtomicU64]>,
+    end: Wake,
+    /// Until somebody takes them.
+    events: Mutex<Option<Events>>,
+    /// It can't go on: nothing is told any more.
+    lost: AtomicBool,
+}
+
+/// A point in the sequence of events that were handled.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment(u64);
+
+#[derive(Debug)]
+struct Events {
+    group: Group,
+    /// What is mounted below SRC, where that is shown.
+    mounts: Option<Mounts>,
+}
+
+/// Where something is mounted below SRC.
+#[derive(Debug)]
+struct Mounts {
+    table: File,
+    known: BTreeSet<(PathBuf, u64)>,
+}
+
+impl Watch {
+    fn start(tree: &Loopback) -> Result<Self, Unwatched> {
+        if features::is_off("fanotify") {
+            return Err(Unwatched::SwitchedOff);
+        }
+        let mount = tree.descriptors.mount().ok_or(Unwatched::NoHandles)?;
+        if !fs::is_local(tree.filesystem) {
+            return Err(Unwatched::NotLocal);
+        }
+        let refused = Unwatched::Refused;
+        let root = Handle::of(mount).map_err(refused)?;
+        let group = Group::new().map_err(refused)?;
+        group.watch_filesystem(mount).map_err(refused)?;
+        let mounts = (tree.crossing == Crossing::Crossed)
+            .then(|| Mounts::new(tree))
+            .transpose()
+            .map_err(refused)?;
+        Ok(Self {
+            root,
+            handled: AtomicU64::new(0),
+            marks: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
+            end: Wake::new().map_err(refused)?,
+            events: Mutex::new(Some(Events { group, mounts })),
+            lost: AtomicBool::new(false),
+        })
+    }
+
+    fn slot(&self, key: u64) -> Option<&AtomicU64> {
+        // Any of its bits are as good as others.
+        #[allow(clippy::cast_possible_truncation)]
+        let at = key as usize % MARKS;
+        self.marks.get(at)
+    }
+
+    /// Now: to be asked before looking at SRC.
+    pub(super) fn moment(&self) -> Moment {
+        Moment(self.handled.load(Ordering::SeqCst))
+    }
+
+    /// Notes a change, before anybody looks whom it concerns.
+    fn mark(&self, key: u64) {
+        let now = self.handled.fetch_add(1, Ordering::SeqCst) + 1;
+        if let Some(slot) = self.slot(key) {
+            slot.store(now, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a change of that may have been handled since: to be asked after what was seen can be found
+    /// by whoever handles one.
+    fn changed(&self, key: u64, since: Moment) -> bool {
+        self.slot(key)
+            .is_none_or(|slot| slot.load(Ordering::SeqCst) > since.0)
+    }
+
+    /// What stands for an inode of the file system; `None` for one of another, and if nobody is told any more.
+    fn key(&self, inode: &Inode) -> Option<u64> {
+        if self.lost.load(Ordering::SeqCst) {
+            return None;
+        }
+        match inode.handle() {
+            Some(handle) => Some(handle.generation()),
+            None if inode.number() == NodeNo::ROOT => Some(self.root.generation()),
+            None => None,
+        }
+    }
+
+    /// How long the kernel may keep what was seen of `inode` since a moment.
+    pub(super) fn keep(&self, inode: &Inode, since: Moment) -> Keep {
+        match self.key(inode) {
+            None => Keep::Briefly,
+            Some(key) if self.changed(key, since) => Keep::No,
+            Some(_) => Keep::UntilTold,
+        }
+    }
+
+    /// How long it may keep what a name led to.
+    pub(super) fn keep_name(&self, parent: &Inode, name: &[u8], since: Moment) -> Keep {
+        match self.key(parent) {
+            None => Keep::Briefly,
+            Some(dir) if self.changed(name_key(dir, name), since) => Keep::No,
+            Some(_) => Keep::UntilTold,
+        }
+    }
+}
+
+/// What stands for a name in a directory.
+fn name_key(dir: u64, name: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (dir, name).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Mounts {
+    fn new(tree: &Loopback) -> Result<Self, Errno> {
+        let error = |error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        let table = File::open("/proc/self/mountinfo").map_err(error)?;
+        let known = below(tree);
+        Ok(Self { table, known })
+    }
+
+    /// The places where something was mounted or unmounted since.
+    fn changed(&mut self, tree: &Loopback) -> BTreeSet<PathBuf> {
+        let now = below(tree);
+        let changed = now.symmetric_difference(&self.known);
+        let changed = changed.map(|(place, _)| place.clone()).collect();
+        self.known = now;
+        changed
+    }
+}
+
+/// Where mounts stand below SRC, seen from its root, with their ids.
+fn below(tree: &Loopback) -> BTreeSet<(PathBuf, u64)> {
+    let path = tree.object(&tree.root).map(|root| fs::path_of(root.fd()));
+    let (Ok(Ok(source)), Ok(table)) = (path, mountinfo::read()) else {
+        return BTreeSet::new();
+    };
+    let entries = table.into_iter();
+    let below = entries.filter_map(|entry| {
+        let place = entry.mount_point.strip_prefix(&source).ok()?;
+        (!place.as_os_str().is_empty()).then(|| (place.to_owned(), entry.id))
+    });
+    below.collect()
+}
+
+/// What is done to SRC by others, as long as there is somebody to be told.
+#[derive(Debug)]
+pub struct Changes<'a> {
+    tree: &'a Loopback,
+    watch: &'a Watch,
+    events: Events,
+}
+
+impl Changes<'_> {
+    /// Waits until something changes and tells of all that has; false when it is over, or can't go on.
+    pub fn next(&mut self, mut tell: impl FnMut(Change)) -> bool {
+        self.next_or_error(&mut tell).unwrap_or_else(|errno| {
+            log::error!("what changes in the source can't be followed any more: {errno}");
+            self.watch.lost.store(true, Ordering::SeqCst);
+            tell(Change::Everything);
+            false
+        })
+    }
+
+    fn next_or_error(&mut self, tell: &mut impl FnMut(Change)) -> Result<bool, Errno> {
+        let Events { group, mounts } = &mut self.events;
+        let table = mounts.as_ref().map(|mounts| mounts.table.as_fd());
+        let [over, _, remounted] = wake::wait(&self.watch.end, group.as_fd(), table)?;
+        if over {
+            return Ok(false);
+        }
+        if let Some(mounts) = mounts.as_mut().filter(|_| remounted) {
+            let places = mounts.changed(self.tree);
+            let changes = places.iter().filter_map(|place| self.tree.name_at(place));
+            changes.for_each(&mut *tell);
+        }
+        let own = std::process::id();
+        for event in group.read()?.filter(|event| event.process != own) {
+            self.watch.translate(self.tree, &event, tell);
+        }
+        Ok(true)
+    }
+}
+
+impl Watch {
+    fn translate(&self, tree: &Loopback, event: &Event<'_>, tell: &mut impl FnMut(Change)) {
+        let Event {
+            mask,
+            place,
+            object,
+            ..
+        } = event;
+        if mask & fanotify::OVERFLOW != 0 {
+            tell(Change::Everything);
+        }
+        if let Some((dir, name)) = place
+            && mask & fanotify::NAMES != 0
+        {
+            let key = dir.generation();
+            self.mark(key);
+            self.mark(name_key(key, name));
+            if let Some(dir) = self.node_of(tree, dir) {
+                tell(Change::Name(dir, OsStr::from_bytes(name).to_owned()));
+                tell(Change::Contents(dir));
+            }
+        }
+        if let Some(object) = object {
+            self.mark(object.generation());
+            if let Some(node) = self.node_of(tree, object) {
+                let is_contents = mask & fanotify::CONTENTS != 0;
+                tell(if is_contents {
+                    Change::Contents(node)
+                } else {
+                    Change::Attributes(node)
+                });
+            }
+        }
+    }
+
+    fn node_of(&self, tree: &Loopback, handle: &Handle) -> Option<NodeNo> {
+        if *handle == self.root {
+            return Some(NodeNo::ROOT);
+        }
+        tree.table.by_handle(handle).map(|inode| inode.number())
+    }
+}
+
+impl Loopback {
+    /// Follows what is done to SRC by others from now on: what is found after this may be kept
+    /// ([`Keep::UntilTold`]), if [`Self::changes`] are listened to. To be called before anything is served.
+    pub fn watch(&self) -> Result<(), Unwatched> {
+        let watch = Watch::start(self)?;
+        self.table.index_by_handle();
+        // A second call could only come from a bug in fuse/mod.rs; the first one stays right.
+        let _ = self.watch.set(watch);
+        Ok(())
+    }
+
+    /// What is done to SRC by others, for one to listen to; `None` if nobody follows it, or somebody does.
+    #[must_use]
+    pub fn changes(&self) -> Option<Changes<'_>> {
+        let watch = self.watch.get()?;
+        let events = lock(&watch.events).take()?;
+        Some(Changes {
+            tree: self,
+            watch,
+            events,
+        })
+    }
+
+    /// Ends the listening, now and later.
+    pub fn end_of_changes(&self) {
+        if let Some(watch) = self.watch.get() {
+            watch.end.ring();
+        }
+    }
+
+    /// All inodes that the kernel remembers, and the root.
+    #[must_use]
+    pub fn all_nodes(&self) -> Vec<NodeNo> {
+        let mut all = self.table.all();
+        all.push(NodeNo::ROOT);
+        all
+    }
+
+    /// The names that are in a directory now: for who can't tell which of them have changed.
+    #[must_use]
+    pub fn names_in(&self, node: NodeNo) -> Vec<OsString> {
+        let mut names = Vec::new();
+        if let Ok(handle) = self.opendir(node, fs::open_flags::READ_ONLY) {
+            let list = self.readdir(handle, 0, |listed| {
+                names.push(listed.name.to_owned());
+                super::dir::Room::Taken
+            });
+            let _ = (list, self.releasedir(handle));
+        }
+        names
+    }
+
+    /// How long the kernel may keep that a name in a directory does not exist. It has the directory locked
+    /// until it knows, and hears of the name's coming afterwards.
+    #[must_use]
+    pub fn keep_absence(&self, parent: NodeNo) -> Keep {
+        match (self.watch.get(), self.inode(parent)) {
+            (Some(watch), Ok(parent)) if watch.key(&parent).is_some() => Keep::UntilTold,
+            _ => Keep::Briefly,
+        }
+    }
+
+    /// Now, if changes are followed.
+    pub(super) fn moment(&self) -> Option<Moment> {
+        self.watch.get().map(Watch::moment)
+    }
+
+    /// `attr` with how long the kernel may keep it, seen since a moment.
+    pub(super) fn kept_since(&self, since: Option<Moment>, inode: &Inode, attr: &mut Attr) {
+        if let (Some(watch), Some(since), Keep::Briefly) = (self.watch.get(), since, attr.keep) {
+            attr.keep = watch.keep(inode, since);
+        }
+    }
+
+    /// How long it may keep that `name` leads to `inode`, seen since a moment.
+    pub(super) fn name_kept_since(
+        &self,
+        since: Option<Moment>,
+        (parent, name): (&Inode, &CStr),
+        inode: &Inode,
+    ) -> Keep {
+        match (self.watch.get(), since) {
+            // What is mounted there may be unmounted.
+            (Some(watch), Some(since)) if watch.key(inode).is_some() => {
+                watch.keep_name(parent, name.to_bytes(), since)
+            }
+            _ => Keep::Briefly,
+        }
+    }
+
+    /// The name at a place below the root, if the kernel may remember it.
+    fn name_at(&self, place: &Path) -> Option<Change> {
+        let (parent, name) = (place.parent()?, place.file_name()?);
+        let mut dir = Arc::clone(&self.root);
+        for name in parent {
+            let name = super::name::Name::new(name).ok()?;
+            let object = self.object(&dir).ok()?;
+            let Found::Here(found) = fs::open_object(object.fd(), name.as_c_str()).ok()? else {
+                return None;
+            };
+            let number = self.number_of(found.as_fd())?;
+            drop(object);
+            dir = self.table.get(number)?;
+        }
+        Some(Change::Name(dir.number(), name.to_owned()))
+    }
+
+    fn number_of(&self, object: BorrowedFd<'_>) -> Option<NodeNo> {
+        let stat = fs::stat(object).ok()?;
+        Some(self.numbering.number(Identity::of(&stat)))
+    }
+}
