@@ -596,7 +596,7 @@ impl Filesystem for Adapter {
         self.service.serve(caller(req), Op::Opendir, reply, |_, _| {
             self.tree
                 .opendir(node(ino), flags.0)
-                .map(Opening::by_requests)
+                .map(Opening::of_directory)
         });
     }
 

@@ -20,9 +20,13 @@ use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
 use crate::sys::fs::device_of;
 use crate::sys::mountinfo::{self, DeviceNumber};
 use crate::sys::notify;
+use crate::sys::process;
 
 /// How long an answer that was on its way may take to reach the kernel's cache, at most.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
+
+/// How long nobody listens after something was heard, so that many events come at once.
+const PAUSE: Duration = Duration::from_micros(500);
 
 /// If more has to be told than this, all is forgotten: some tens of megabytes.
 const MOST: usize = 1 << 18;
@@ -74,6 +78,8 @@ struct Batch {
     nodes: HashMap<NodeNo, bool>,
     names: HashSet<(NodeNo, OsString)>,
     all: bool,
+    /// How often it had been looked for changes when this was complete.
+    looked: u64,
 }
 
 impl Batch {
@@ -93,6 +99,7 @@ impl Batch {
         if self.nodes.len() + self.names.len() > MOST {
             *self = Self {
                 all: true,
+                looked: self.looked,
                 ..Self::default()
             };
         }
@@ -129,36 +136,50 @@ struct Pending {
 #[derive(Debug, Default)]
 struct State {
     batch: Batch,
+    /// What was taken is being told.
+    is_told: bool,
     over: bool,
 }
 
 impl Pending {
-    fn add(&self, changes: Vec<Change>) {
-        if changes.is_empty() {
-            return;
-        }
+    /// What was found by looking so often; false if it is nothing, and nothing else is to be told.
+    fn add(&self, changes: Vec<Change>, looked: u64) -> bool {
         let mut state = lock(&self.state);
+        if changes.is_empty() && state.batch.is_empty() && !state.is_told {
+            return false;
+        }
         for change in changes {
             state.batch.add(change);
         }
+        state.batch.looked = looked;
         drop(state);
-        self.changed.notify_one();
+        self.changed.notify_all();
+        true
     }
 
     fn end(&self) {
         lock(&self.state).over = true;
-        self.changed.notify_one();
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end, but not longer than that.
+    fn pause(&self, time: Duration) {
+        let state = lock(&self.state);
+        let goes_on = |state: &mut State| !state.over;
+        drop(self.changed.wait_timeout_while(state, time, goes_on));
     }
 
     /// What is to be told now: waits until there is something, or until `deadline`; `None` at the end.
     fn next(&self, deadline: Option<Instant>) -> Option<Batch> {
         let mut state = lock(&self.state);
+        state.is_told = false;
         loop {
             if state.over {
                 return None;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if !state.batch.is_empty() || left.is_some_and(|left| left.is_zero()) {
+                state.is_told = true;
                 return Some(std::mem::take(&mut state.batch));
             }
             state = match left {
@@ -216,16 +237,22 @@ impl Follower {
         };
         let heard = Arc::clone(&pending);
         let hear = move || {
+            process::raise_priority();
             let Some(mut changes) = tree.changes() else {
                 return;
             };
             loop {
                 let mut found = Vec::new();
                 let goes_on = changes.next(|change| found.push(change));
-                heard.add(found);
+                let looked = tree.changes_looked_for();
+                if !heard.add(found, looked) {
+                    tree.changes_told(looked);
+                }
                 if !goes_on {
                     return;
                 }
+                // What is done through the mount is told, too: not each by each.
+                heard.pause(PAUSE);
             }
         };
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
@@ -236,11 +263,13 @@ impl Follower {
     }
 
     fn tell(&self, pending: &Pending) {
+        process::raise_priority();
         // What was told since the last turn, and before that.
         let (mut young, mut old) = (Batch::default(), Batch::default());
         let mut turn: Option<Instant> = None;
         while let Some(batch) = pending.next(turn) {
             self.tell_batch(&batch);
+            self.tree.changes_told(batch.looked);
             young.add_all(batch);
             if turn.is_some_and(|turn| turn <= Instant::now()) {
                 self.tell_batch(&old);
@@ -364,7 +393,8 @@ mod tests {
     #[test]
     fn who_waits_gets_what_comes_and_hears_of_the_end() {
         let pending = Pending::default();
-        pending.add(vec![Change::Everything]);
+        assert!(!pending.add(Vec::new(), 1));
+        assert!(pending.add(vec![Change::Everything], 2));
         assert!(pending.next(None).is_some_and(|batch| batch.all));
         let now = Some(Instant::now());
         assert!(pending.next(now).is_some_and(|batch| batch.is_empty()));

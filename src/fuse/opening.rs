@@ -10,6 +10,7 @@ use super::cache::KernelCache;
 use crate::error::Result;
 use crate::loopback::attr::Keep;
 use crate::loopback::create::{Created, NewName};
+use crate::loopback::dir::OpenedDir;
 use crate::loopback::file::Opened;
 use crate::loopback::inode::NodeNo;
 use crate::loopback::lookup::Entry;
@@ -29,11 +30,16 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// One that is used by requests.
-    pub(super) fn by_requests(handle: u64) -> Self {
+    /// A directory.
+    pub(super) fn of_directory(opened: OpenedDir) -> Self {
+        let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
         Self {
-            handle,
-            flags: FopenFlags::empty(),
+            handle: opened.handle,
+            flags: if opened.kept {
+                kept
+            } else {
+                FopenFlags::empty()
+            },
             backing: None,
         }
     }
@@ -102,6 +108,7 @@ impl Opener {
         let (backing, mut told) = match self.backings.opened(node, opened.passes, register) {
             Way::Passthrough(id) => (Some(id), FopenFlags::empty()),
             Way::Direct => (None, FopenFlags::FOPEN_DIRECT_IO),
+            Way::Cached if opened.kept => (None, FopenFlags::FOPEN_KEEP_CACHE),
             Way::Cached => (None, FopenFlags::empty()),
         };
         let passed = backing.is_some();

@@ -27,7 +27,7 @@ use crate::sync::Arc;
 use crate::sys::process::SignalQueue;
 
 /// How long requests may take to be answered between the closing of the gate and the cut.
-const LAST_ANSWERS: Duration = Duration::from_millis(100);
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// The signals that end the daemon, recorded from [`Signals::install`] on.
 ///

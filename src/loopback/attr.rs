@@ -180,7 +180,6 @@ impl Loopback {
     fn attr_by(&self, inode: &Inode, object: BorrowedFd<'_>) -> Result<Attr> {
         let moment = self.moment();
         let stat = fs::stat(object).tried("statx")?;
-        inode.note(&stat);
         // The root's node number is FUSE's, its st_ino is still SRC's own.
         let root = inode.number() == NodeNo::ROOT;
         let ino = if root {
@@ -188,12 +187,8 @@ impl Loopback {
         } else {
             inode.number()
         };
-        let mut attr = self.shown(inode.identity(), object, Attr::new(ino, &stat));
-        self.kept_since(moment, inode, &mut attr);
-        if inode.is_mappable() {
-            attr.keep = Keep::No;
-        }
-        Ok(attr)
+        let attr = self.shown(inode.identity(), object, Attr::new(ino, &stat));
+        Ok(self.seen(moment, inode, attr, &stat))
     }
 
     /// Changes attributes; the new ones. `handle` is the open file of an ftruncate(2).

@@ -98,7 +98,7 @@ impl Loopback {
     }
 
     /// Whether an inode is on another mount than SRC's own, whose restrictions MNT has anyway.
-    fn is_elsewhere(&self, identity: Identity) -> bool {
+    pub(super) fn is_elsewhere(&self, identity: Identity) -> bool {
         let root = self.root.identity();
         (identity.mount, identity.device) != (root.mount, root.device)
     }

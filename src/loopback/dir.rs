@@ -43,6 +43,15 @@ pub struct Known {
     pub keep: Keep,
 }
 
+/// A directory that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenedDir {
+    /// The number of its handle.
+    pub handle: u64,
+    /// The kernel may keep its list of names: it hears when that changes.
+    pub kept: bool,
+}
+
 /// Whether the reply had room for an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
@@ -53,18 +62,21 @@ pub enum Room {
 }
 
 impl Loopback {
-    /// Opens a directory, without marking its access time if the caller's flags say so; the handle's
-    /// number.
-    pub fn opendir(&self, node: NodeNo, flags: i32) -> Result<u64> {
+    /// Opens a directory, without marking its access time if the caller's flags say so.
+    pub fn opendir(&self, node: NodeNo, flags: i32) -> Result<OpenedDir> {
         let inode = self.inode(node)?;
-        let fd = {
+        let (kept, fd) = {
             let object = self.object(&inode)?;
-            Self::check_has_name(&inode, &fs::stat(object.fd()).tried("statx")?)?;
-            self.opened(flags, |flags| fs::reopen_dir_with(object.fd(), flags))?
+            let stat = fs::stat(object.fd()).tried("statx")?;
+            Self::check_has_name(&inode, &stat)?;
+            let kept = self.read_for_all(&inode, object.fd(), &stat);
+            let fd = self.opened(flags, |flags| fs::reopen_dir_with(object.fd(), flags))?;
+            (kept, fd)
         };
         let fd = self.descriptors.for_caller(fd).tried("open")?;
         let stream = Mutex::new(DirStream::new(fd));
-        Ok(self.dirs.insert(DirHandle { inode, stream }))
+        let handle = self.dirs.insert(DirHandle { inode, stream });
+        Ok(OpenedDir { handle, kept })
     }
 
     /// Lists names from a cookie on, until `sink` is full or the directory ends. An error counts only where

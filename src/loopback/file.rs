@@ -27,6 +27,7 @@ fn range(offset: u64, len: u64) -> Result<()> {
 
 /// A file that was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // they have nothing to do with each other
 pub struct Opened {
     /// The number of its handle.
     pub handle: u64,
@@ -38,6 +39,8 @@ pub struct Opened {
     pub passes: bool,
     /// SRC's file system has nothing to say at close(2).
     pub closes_silently: bool,
+    /// The kernel may go on with what it has read of it: it hears when that changes.
+    pub kept: bool,
 }
 
 impl Loopback {
@@ -53,12 +56,15 @@ impl Loopback {
         let object = self.object(&inode)?;
         let stat = fs::stat(object.fd()).tried("statx")?;
         Self::check_has_name(&inode, &stat)?;
+        let changed = inode.differs(&stat);
+        let kept = !changed && self.read_for_all(&inode, object.fd(), &stat);
         let file = self.opened(flags, |flags| fs::reopen(object.fd(), flags))?;
         drop(object);
         let file = self.descriptors.for_caller(file).tried("open")?;
         let handle = self.files.insert(FileHandle::new(Arc::clone(&inode), file));
         Ok(Opened {
-            changed: inode.differs(&stat),
+            changed,
+            kept,
             ..self.as_opened(handle, stat.stx_mode.into(), &inode)
         })
     }
@@ -68,6 +74,7 @@ impl Loopback {
         Opened {
             handle,
             changed: false,
+            kept: false,
             passes: !self.noatime && !policy::has_set_id(mode),
             closes_silently: fs::is_local(self.filesystem)
                 && inode.identity().device == self.root.identity().device,

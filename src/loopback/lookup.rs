@@ -1,7 +1,7 @@
 //! Names to inodes: lookup, forget, readlink.
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::Loopback;
@@ -10,6 +10,7 @@ use super::crossing;
 use super::inode::{Identity, Inode, NodeNo};
 use super::name::Name;
 use super::table::LookupRef;
+use super::watch::Moment;
 use crate::error::{Error, Result, Tried};
 use crate::sync::Arc;
 use crate::sys::fs::{self, FileType, Found, Statx};
@@ -73,16 +74,72 @@ impl Loopback {
     pub(super) fn entry(&self, parent: &Arc<Inode>, name: &CStr) -> Result<Entry> {
         let moment = self.moment();
         let dir = self.object(parent)?;
-        let open = || fs::open_object(dir.fd(), name);
-        let object = match self.descriptors.with_room(open).tried("openat2")? {
-            Found::Here(object) => object,
-            Found::OtherMount(object) => self.shielded(object)?,
+        let mut entry = match self.known_entry(parent, dir.fd(), name)? {
+            Some(entry) => entry,
+            None => self.opened_entry(dir.fd(), name)?,
         };
-        let mut entry = self.enter(object)?;
         let inode = entry.lookup.inode();
         inode.note_place(parent.number(), name);
         entry.name = self.name_kept_since(moment, (parent, name), inode);
         Ok(entry)
+    }
+
+    /// The entry of a name that leads to an inode which the kernel remembers, and which has a descriptor at hand:
+    /// that keeps its number from being used again, so it is the same one.
+    fn known_entry(
+        &self,
+        parent: &Inode,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Result<Option<Entry>> {
+        let moment = self.moment();
+        // What is mounted there may be our own mount, or one that hangs: neither is asked.
+        if !fs::is_local(self.filesystem) {
+            return Ok(None);
+        }
+        let stat = fs::stat_name_at_rest(dir, name).tried("statx")?;
+        let identity = Identity::of(&stat);
+        let is_here = identity.mount != 0 && identity.mount == parent.identity().mount;
+        if !is_here || self.is_elsewhere(identity) {
+            return Ok(None);
+        }
+        let at_hand = |inode: &Inode| inode.identity() == identity && inode.object().is_some();
+        let number = self.numbering.number(identity);
+        let Some(lookup) = self.table.take_again(number, at_hand) else {
+            return Ok(None);
+        };
+        let attr = self.seen(moment, lookup.inode(), Attr::new(number, &stat), &stat);
+        Ok(Some(Entry {
+            lookup,
+            attr,
+            name: Keep::Briefly,
+        }))
+    }
+
+    /// The entry of any other name.
+    fn opened_entry(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<Entry> {
+        let open = || fs::open_object(dir, name);
+        let object = match self.descriptors.with_room(open).tried("openat2")? {
+            Found::Here(object) => object,
+            Found::OtherMount(object) => self.shielded(object)?,
+        };
+        self.enter(object)
+    }
+
+    /// What the kernel is about to be told of an inode that was looked at since a moment.
+    pub(super) fn seen(
+        &self,
+        moment: Option<Moment>,
+        inode: &Inode,
+        mut attr: Attr,
+        stat: &Statx,
+    ) -> Attr {
+        inode.note(stat);
+        self.kept_since(moment, inode, &mut attr);
+        if inode.is_mappable() {
+            attr.keep = Keep::No;
+        }
+        attr
     }
 
     /// An entry for an object descriptor, wherever it came from.
@@ -93,7 +150,7 @@ impl Loopback {
             Identity::of(&stat),
             self.numbering.number(Identity::of(&stat)),
         );
-        let mut attr = self.shown(identity, object.as_fd(), Attr::new(number, &stat));
+        let attr = self.shown(identity, object.as_fd(), Attr::new(number, &stat));
         let found = self.described(object, &stat)?;
         let (lookup, spare) = self.table.take(found);
         match spare.map(Inode::into_object) {
@@ -102,11 +159,7 @@ impl Loopback {
             Some(Some(object)) => drop(self.descriptors.lend(lookup.inode(), object)),
             Some(None) => {}
         }
-        lookup.inode().note(&stat);
-        self.kept_since(moment, lookup.inode(), &mut attr);
-        if lookup.inode().is_mappable() {
-            attr.keep = Keep::No;
-        }
+        let attr = self.seen(moment, lookup.inode(), attr, &stat);
         Ok(Entry {
             lookup,
             attr,

@@ -161,6 +161,24 @@ impl Table {
         )
     }
 
+    /// Takes a lookup count on an inode that is known by its number, if it `is_it`.
+    pub fn take_again(
+        self: &Arc<Self>,
+        number: NodeNo,
+        is_it: impl FnOnce(&Inode) -> bool,
+    ) -> Option<LookupRef> {
+        let shard = lock(self.shard(number));
+        let known = shard.get(&number).filter(|known| is_it(&known.inode))?;
+        known.lookups.set(known.lookups.get().saturating_add(1));
+        let inode = Arc::clone(&known.inode);
+        drop(shard);
+        Some(LookupRef {
+            table: Arc::clone(self),
+            inode,
+            owned: true,
+        })
+    }
+
     /// Gives back `count` lookups of a node: FORGET. More than were taken, or an unknown node, is
     /// the kernel's error: said in the log and survived. The inode, if it is forgotten with this.
     pub fn give_back(&self, node: NodeNo, count: u64) -> Option<Arc<Inode>> {

@@ -91,7 +91,7 @@ fn counts_and_handles_are_zero_when_everything_was_given_back() {
         .create(ROOT, new("file", 0o100_644), READ_WRITE, true)
         .unwrap();
     created.entry.lookup.into_kernel();
-    let listing = tree.opendir(NodeNo::ROOT, 0).unwrap();
+    let listing = tree.opendir(NodeNo::ROOT, 0).unwrap().handle;
     let lookups = tree.readdirplus(listing, 0, |_, _| Room::Taken).unwrap();
     assert_eq!(lookups.len(), 2, "`.` and `..` are not counted");
     drop(lookups);
@@ -320,7 +320,7 @@ fn a_listing_stops_where_the_reply_is_full_and_goes_on_from_there() {
     for number in 0..100 {
         std::fs::write(dir.path().join(format!("{number}")), "").unwrap();
     }
-    let handle = tree.opendir(NodeNo::ROOT, 0).unwrap();
+    let handle = tree.opendir(NodeNo::ROOT, 0).unwrap().handle;
     let (mut names, mut cookie) = (Vec::new(), 0);
     loop {
         let mut room = 7;
@@ -352,7 +352,7 @@ fn a_listing_stops_where_the_reply_is_full_and_goes_on_from_there() {
 fn a_listed_name_has_the_number_that_stat_gives() {
     let (dir, tree) = tree();
     std::fs::create_dir(dir.path().join("dir")).unwrap();
-    let handle = tree.opendir(NodeNo::ROOT, 0).unwrap();
+    let handle = tree.opendir(NodeNo::ROOT, 0).unwrap().handle;
     let mut seen = None;
     tree.readdir(handle, 0, |listed| {
         if listed.name == "dir" {

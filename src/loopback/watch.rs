@@ -12,20 +12,23 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::Loopback;
 use super::attr::{Attr, Keep};
 use super::crossing::Crossing;
+use super::dir::{OpenedDir, Room};
 use super::inode::{Identity, Inode, NodeNo};
 use crate::error::Errno;
+use crate::policy;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use crate::sys::fanotify::{self, Event, Group};
 use crate::sys::features;
-use crate::sys::fs::{self, Found};
+use crate::sys::fs::{self, AccessTimes, FileType, Found, Statx};
 use crate::sys::handle::Handle;
 use crate::sys::mountinfo;
 use crate::sys::wake::{self, Wake};
@@ -71,8 +74,13 @@ pub struct Watch {
     end: Wake,
     /// Until somebody takes them.
     events: Mutex<Option<Events>>,
+    /// The same queue, to see whether it is empty.
+    queue: OwnedFd,
     /// It can't go on: nothing is told any more.
     lost: AtomicBool,
+    /// How often events were looked for, and how many of those times the kernel has been told what came of it.
+    looked: AtomicU64,
+    told: AtomicU64,
 }
 
 /// A point in the sequence of events that were handled.
@@ -106,6 +114,7 @@ impl Watch {
         let root = Handle::of(mount).map_err(refused)?;
         let group = Group::new().map_err(refused)?;
         group.watch_filesystem(mount).map_err(refused)?;
+        let queue = fs::duplicate(group.as_fd()).map_err(refused)?;
         let mounts = (tree.crossing == Crossing::Crossed)
             .then(|| Mounts::new(tree))
             .transpose()
@@ -117,6 +126,9 @@ impl Watch {
             end: Wake::new().map_err(refused)?,
             events: Mutex::new(Some(Events { group, mounts })),
             lost: AtomicBool::new(false),
+            looked: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            queue,
         })
     }
 
@@ -145,6 +157,13 @@ impl Watch {
     fn changed(&self, key: u64, since: Moment) -> bool {
         self.slot(key)
             .is_none_or(|slot| slot.load(Ordering::SeqCst) > since.0)
+    }
+
+    /// Whether nothing has happened that the kernel does not know.
+    fn has_told_all(&self) -> bool {
+        // In this order: what is no longer in the queue has been looked for.
+        fanotify::is_empty(self.queue.as_fd())
+            && self.looked.load(Ordering::SeqCst) == self.told.load(Ordering::SeqCst)
     }
 
     /// What stands for an inode of the file system; `None` for one of another, and if nobody is told any more.
@@ -249,6 +268,7 @@ impl Changes<'_> {
             changes.for_each(&mut *tell);
         }
         let own = std::process::id();
+        self.watch.looked.fetch_add(1, Ordering::SeqCst);
         for event in group.read()?.filter(|event| event.process != own) {
             self.watch.translate(self.tree, &event, tell);
         }
@@ -322,6 +342,20 @@ impl Loopback {
         })
     }
 
+    /// How often [`Changes::next`] has looked so far.
+    #[must_use]
+    pub fn changes_looked_for(&self) -> u64 {
+        let watch = self.watch.get();
+        watch.map_or(0, |watch| watch.looked.load(Ordering::SeqCst))
+    }
+
+    /// The kernel has been told what came of looking so often.
+    pub fn changes_told(&self, looked: u64) {
+        if let Some(watch) = self.watch.get() {
+            watch.told.fetch_max(looked, Ordering::SeqCst);
+        }
+    }
+
     /// Ends the listening, now and later.
     pub fn end_of_changes(&self) {
         if let Some(watch) = self.watch.get() {
@@ -341,10 +375,10 @@ impl Loopback {
     #[must_use]
     pub fn names_in(&self, node: NodeNo) -> Vec<OsString> {
         let mut names = Vec::new();
-        if let Ok(handle) = self.opendir(node, fs::open_flags::READ_ONLY) {
+        if let Ok(OpenedDir { handle, .. }) = self.opendir(node, fs::open_flags::READ_ONLY) {
             let list = self.readdir(handle, 0, |listed| {
                 names.push(listed.name.to_owned());
-                super::dir::Room::Taken
+                Room::Taken
             });
             let _ = (list, self.releasedir(handle));
         }
@@ -355,9 +389,36 @@ impl Loopback {
     /// until it knows, and hears of the name's coming afterwards.
     #[must_use]
     pub fn keep_absence(&self, parent: NodeNo) -> Keep {
-        match (self.watch.get(), self.inode(parent)) {
-            (Some(watch), Ok(parent)) if watch.key(&parent).is_some() => Keep::UntilTold,
+        match self.inode(parent) {
+            Ok(parent) if self.is_followed(&parent) => Keep::UntilTold,
             _ => Keep::Briefly,
+        }
+    }
+
+    /// Whether the kernel hears of changes of `inode`.
+    pub(super) fn is_followed(&self, inode: &Inode) -> bool {
+        let watch = self.watch.get();
+        watch.is_some_and(|watch| watch.key(inode).is_some())
+    }
+
+    /// Whether it may go on with what it has read of `inode`, of which `stat` was just seen, when somebody opens it:
+    /// it knows of all changes so far, and reading in SRC once more would leave the access time alone.
+    pub(super) fn read_for_all(&self, inode: &Inode, object: BorrowedFd<'_>, stat: &Statx) -> bool {
+        let told = |watch: &Watch| watch.key(inode).is_some() && watch.has_told_all();
+        if !self.watch.get().is_some_and(told) {
+            return false;
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.ok().and_then(|now| i64::try_from(now.as_secs()).ok());
+        let times = [stat.stx_atime, stat.stx_mtime, stat.stx_ctime].map(|time| time.tv_sec);
+        let [atime, mtime, ctime] = times;
+        let is_directory = inode.kind() == FileType::Directory;
+        match (now, fs::access_times(object, is_directory)) {
+            (_, Ok(AccessTimes::LeftAlone)) => true,
+            (Some(now), Ok(AccessTimes::Relative)) => {
+                !policy::relatime_sets(atime, mtime, ctime, now)
+            }
+            _ => false,
         }
     }
 

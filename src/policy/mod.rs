@@ -31,6 +31,16 @@ pub fn change_depends_on_groups(mode: u32, gid: u32, caller_gid: u32) -> bool {
     is_set_group_id(mode) && gid != caller_gid
 }
 
+/// A day, in seconds.
+const DAY: i64 = 24 * 60 * 60;
+
+/// Whether reading sets an access time where `relatime` rules (`relatime_need_update` in the kernel): if it is not
+/// later than the other times, or a day old; in whole seconds, in doubt set.
+#[must_use]
+pub fn relatime_sets(atime: i64, mtime: i64, ctime: i64, now: i64) -> bool {
+    atime <= mtime || atime <= ctime || now - atime >= DAY
+}
+
 /// Whether setting the mode `wanted` on a file of `mode` clears set-id bits and does nothing else, as the
 /// kernel asks for with another user's write.
 #[must_use]
@@ -60,6 +70,15 @@ pub fn without_set_id(perm: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn relatime_spares_what_was_read_since_it_changed() {
+        assert!(!relatime_sets(11, 10, 10, 12));
+        assert!(relatime_sets(10, 10, 9, 12));
+        assert!(relatime_sets(10, 9, 10, 12));
+        assert!(!relatime_sets(11, 10, 10, 11 + DAY - 1));
+        assert!(relatime_sets(11, 10, 10, 11 + DAY));
+    }
 
     #[test]
     fn groups_are_asked_for_only_where_a_set_group_id_bit_is_at_stake() {

@@ -74,7 +74,6 @@ pub fn can_act_as_others() -> bool {
 pub struct CallerGuard {
     /// What to restore, or `None` where nothing was changed.
     before: Option<Before>,
-    umask: Option<Mode>,
     /// Ids belong to a thread: `*const ()` makes the guard neither `Send` nor `Sync`.
     _this_thread: PhantomData<*const ()>,
 }
@@ -91,10 +90,11 @@ impl CallerGuard {
     /// Takes on `identity` where this process can ([`can_act_as_others`], asked once by the caller
     /// of this function and told as `privileged`), and its umask in any case.
     pub fn enter(identity: Identity<'_>, privileged: bool) -> Result<Self> {
-        let umask = identity.umask.map(own_umask).transpose()?;
+        if let Some(umask) = identity.umask {
+            set_umask(umask & 0o777)?;
+        }
         let mut guard = Self {
             before: None,
-            umask,
             _this_thread: PhantomData,
         };
         if privileged {
@@ -140,9 +140,6 @@ pub fn is_admin() -> bool {
 
 impl Drop for CallerGuard {
     fn drop(&mut self) {
-        if let Some(umask) = self.umask {
-            rustix::process::umask(umask);
-        }
         if let Some(before) = &self.before
             && restore(before).is_err()
         {
@@ -152,20 +149,34 @@ impl Drop for CallerGuard {
     }
 }
 
-/// Sets this thread's umask after giving it one of its own (threads share it with their process
-/// until `CLONE_FS` is unshared); the umask before.
-fn own_umask(umask: u32) -> Result<Mode> {
-    thread_local!(static OWN: Cell<bool> = const { Cell::new(false) });
-    if !OWN.get() {
+/// Sets this thread's umask after giving it one of its own (threads share it with their process until
+/// `CLONE_FS` is unshared). It stays: whoever creates something on such a thread says under which.
+fn set_umask(umask: u32) -> Result<()> {
+    thread_local!(static OWN: Cell<Option<u32>> = const { Cell::new(None) });
+    if OWN.get().is_none() {
         // SAFETY: CLONE_FS concerns cwd, root and umask alone; no descriptor is closed or replaced.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
-        OWN.set(true);
     }
-    Ok(rustix::process::umask(Mode::from_raw_mode(umask & 0o777)))
+    if OWN.get() != Some(umask) {
+        rustix::process::umask(Mode::from_raw_mode(umask));
+        OWN.set(Some(umask));
+    }
+    Ok(())
 }
 
+/// The fsuid and fsgid of this thread, which nobody but this module changes.
+fn current_ids() -> (u32, u32) {
+    IDS.get().unwrap_or_else(|| {
+        let ids = (fs_uid(), fs_gid());
+        IDS.set(Some(ids));
+        ids
+    })
+}
+
+thread_local!(static IDS: Cell<Option<(u32, u32)>> = const { Cell::new(None) });
+
 fn change(identity: Identity<'_>) -> Result<Option<Before>> {
-    let (uid, gid) = (fs_uid(), fs_gid());
+    let (uid, gid) = current_ids();
     if (uid, gid) == (identity.uid, identity.gid) {
         return Ok(None);
     }
@@ -240,6 +251,7 @@ fn fs_gid() -> u32 {
 
 /// setfsuid(2), which reports no error: whether it worked is asked.
 fn set_fs_uid(uid: u32) -> Result<()> {
+    IDS.set(None);
     // SAFETY: takes a number and touches no memory; glibc makes this call for this thread alone.
     unsafe { libc::setfsuid(uid) };
     if fs_uid() == uid {
@@ -251,6 +263,7 @@ fn set_fs_uid(uid: u32) -> Result<()> {
 
 /// setfsgid(2), likewise.
 fn set_fs_gid(gid: u32) -> Result<()> {
+    IDS.set(None);
     // SAFETY: as for `set_fs_uid`.
     unsafe { libc::setfsgid(gid) };
     if fs_gid() == gid {

@@ -91,6 +91,12 @@ impl Group {
     }
 }
 
+/// Whether no event waits in a queue, as far as can be told.
+#[must_use]
+pub fn is_empty(queue: BorrowedFd<'_>) -> bool {
+    rustix::io::ioctl_fionread(queue).is_ok_and(|waiting| waiting == 0)
+}
+
 impl AsFd for Group {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -130,6 +130,32 @@ pub fn filesystem_type(object: BorrowedFd<'_>) -> Result<u64> {
     Ok(kind.cast_unsigned() & 0xffff_ffff)
 }
 
+/// What reading does to the access time of something, by the mount that it is read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessTimes {
+    /// Nothing: `noatime`, or `nodiratime` for a directory.
+    LeftAlone,
+    /// It is set where it is not later than the other times, or a day old: `relatime`.
+    Relative,
+    /// It is set each time: `strictatime`.
+    Set,
+}
+
+/// That, of an object.
+pub fn access_times(object: BorrowedFd<'_>, is_directory: bool) -> Result<AccessTimes> {
+    let flags = rustix::fs::fstatvfs(object)?.f_flag.bits();
+    let has = |flag: libc::c_ulong| flags & flag != 0;
+    Ok(
+        if has(libc::ST_NOATIME) || (is_directory && has(libc::ST_NODIRATIME)) {
+            AccessTimes::LeftAlone
+        } else if has(libc::ST_RELATIME) {
+            AccessTimes::Relative
+        } else {
+            AccessTimes::Set
+        },
+    )
+}
+
 /// A device number in the C library's `dev_t` encoding.
 #[must_use]
 pub fn device_number(major: u32, minor: u32) -> u64 {
@@ -167,6 +193,13 @@ pub fn stat_name(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
         AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
         mask,
     )
+}
+
+/// The same, of a local file system; what is mounted there is not asked, only what is known of it already.
+pub fn stat_name_at_rest(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    rustix::fs::statx(dir, name, flags, mask)
 }
 
 /// Whether the name by which the object was opened has been removed since, as /proc has it: `d_path` says so at the end.

@@ -82,7 +82,7 @@ fn seen_at_open(options: &[&str]) {
 isolated! {
     fn at_each_open() {
         seen_at_open(AT_ONCE);
-        seen_at_open(&[]);
+        seen_at_open(&["--cache", "ttl"]);
         seen_at_open(FOR_EVER);
     }
 
