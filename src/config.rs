@@ -55,6 +55,8 @@ pub struct Serving {
     pub threads: NonZeroUsize,
     /// How open files are read and written.
     pub io: Io,
+    /// Whether a listing brings attributes along.
+    pub listing: Listing,
     /// CPUs are kept from sleeping deeply while requests come.
     pub low_latency: bool,
 }
@@ -124,6 +126,39 @@ impl Io {
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|io| io.name() == name)
+    }
+}
+
+/// Whether a listing brings attributes along.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Listing {
+    /// If the kernel thinks that they are wanted.
+    #[default]
+    Auto,
+    /// Each time.
+    Always,
+    /// Never: names only.
+    Never,
+}
+
+impl Listing {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Always, Self::Never];
+
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+
+    /// The one that is written so.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|listing| listing.name() == name)
     }
 }
 

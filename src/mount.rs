@@ -177,6 +177,7 @@ fn handshake(
     let options = fuse::Options {
         threads: config.serving.threads,
         io: config.serving.io,
+        listing: config.serving.listing,
         caching: config.caching,
         kernel_checks: config.mount.default_permissions,
         root_and_owner_only: config.mount.allow_root && !config.mount.allow_other,

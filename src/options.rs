@@ -14,7 +14,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
-use crate::config::{Cache, Caching, Io, Limit, MountOptions, TreeOptions};
+use crate::config::{Cache, Caching, Io, Limit, Listing, MountOptions, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 
 use table::Effect;
@@ -39,6 +39,8 @@ pub struct Options {
     pub threads: Option<NonZeroUsize>,
     /// `io=`.
     pub io: Option<Io>,
+    /// `readdirplus=`.
+    pub listing: Listing,
     /// `cache=`.
     pub cache: Option<Cache>,
     /// A time was given for which the kernel may keep something.
@@ -86,6 +88,7 @@ impl Options {
             lazy_timeout: Limit::Never,
             threads: None,
             io: None,
+            listing: Listing::Auto,
             cache: None,
             timed: false,
             low_latency: false,

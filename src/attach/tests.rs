@@ -54,6 +54,7 @@ impl Place {
             serving: Serving {
                 threads: NonZeroUsize::MIN,
                 io: Io::default(),
+                listing: crate::config::Listing::Auto,
                 low_latency: false,
             },
             mount: MountOptions {

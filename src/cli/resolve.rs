@@ -115,6 +115,7 @@ impl Cli {
                     .or(options.threads)
                     .unwrap_or_else(|| environment.default_threads()),
                 io: self.io.or(options.io).unwrap_or_default(),
+                listing: options.listing,
                 low_latency: self.low_latency || options.low_latency,
             },
             mount: options.mount,

@@ -24,7 +24,7 @@ use super::reply::{Found, time_of};
 use super::serve::{Respond, Service, Step};
 use super::workers::Workers;
 use super::{Options, convert};
-use crate::config::Caching;
+use crate::config::{Caching, Listing};
 use crate::error::{Errno as CoreErrno, Result};
 use crate::loopback::attr::Changes;
 use crate::loopback::create::NewName;
@@ -55,6 +55,7 @@ pub(super) struct Adapter {
     slow: Arc<Workers>,
     opener: Opener,
     caching: Caching,
+    listing: Listing,
     kernel_checks: bool,
     negotiated: Arc<Mutex<String>>,
 }
@@ -71,6 +72,7 @@ impl Adapter {
     ) -> Self {
         let Options {
             caching,
+            listing,
             kernel_checks,
             ..
         } = *options;
@@ -86,6 +88,7 @@ impl Adapter {
             slow: Arc::new(Workers::new("loopfs-slow")),
             opener,
             caching,
+            listing,
             kernel_checks,
             negotiated,
         }
@@ -151,10 +154,12 @@ impl Adapter {
         if self.kernel_checks {
             // Listing with attributes needs search permission on the directory, which only a
             // daemon that may act for everybody has wherever the caller may list.
-            wanted.extend([
-                InitFlags::FUSE_DO_READDIRPLUS,
-                InitFlags::FUSE_READDIRPLUS_AUTO,
-            ]);
+            if self.listing != Listing::Never {
+                wanted.push(InitFlags::FUSE_DO_READDIRPLUS);
+            }
+            if self.listing == Listing::Auto {
+                wanted.push(InitFlags::FUSE_READDIRPLUS_AUTO);
+            }
             wanted.push(InitFlags::FUSE_POSIX_ACL);
         }
         if self.opener.backings.lack().is_none() {

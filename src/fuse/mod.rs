@@ -27,7 +27,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 
-use crate::config::{Cache, Caching, Io};
+use crate::config::{Cache, Caching, Io, Listing};
 use crate::lifecycle::gate::Gate;
 use crate::loopback::Loopback;
 use crate::observe::Counters;
@@ -52,6 +52,8 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// How open files are read and written.
     pub io: Io,
+    /// Whether a listing brings attributes along.
+    pub listing: Listing,
     /// What the kernel may remember, and for how long.
     pub caching: Caching,
     /// The kernel checks permissions, POSIX ACLs included.

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 
-use crate::config::{Cache, Io, MountOptions};
+use crate::config::{Cache, Io, Listing, MountOptions};
 
 use super::Options;
 use super::value::{self, LIMIT, MAX_READ, SECONDS, THREADS};
@@ -295,6 +295,19 @@ pub static TABLE: &[Word] = &[
             form: "auto, passthrough, cached or direct",
             set: |o, text| {
                 o.io = Some(Io::of_name(text.to_str()?)?);
+                Some(())
+            },
+        },
+    },
+    Word {
+        name: "readdirplus",
+        help: "Whether a listing brings the attributes of the files along (default: auto, if the kernel thinks that they are \
+               wanted).",
+        effect: Effect::Value {
+            placeholder: "WHEN",
+            form: "auto, always or never",
+            set: |o, text| {
+                o.listing = Listing::of_name(text.to_str()?)?;
                 Some(())
             },
         },

@@ -68,6 +68,30 @@ fn each_way() {
     }
 }
 
+/// Whether a listing brings attributes along, by the daemon's own account of its requests.
+#[test]
+fn listings_with_attributes_and_without() {
+    for (when, with, without) in [("always", 2, 0), ("never", 0, 2), ("auto", 1, 1)] {
+        let env = TestEnv::new();
+        fs::write(env.src().join("f"), "").unwrap();
+        let options = format!("cache=none,readdirplus={when}");
+        let mut command = env.loopfs(["-f", "-o", &options]);
+        command.arg(env.src()).arg(env.mnt());
+        command.env("RUST_LOG", "loopfs=trace");
+        let mount = Mount::start_command(env, command);
+        assert_eq!(fs::read_dir(mount.mnt()).unwrap().count(), 1);
+        let log = mount.log();
+        let requests = |kind: &str| log.matches(&format!(" {kind} for uid ")).count();
+        // The second one finds the end.
+        assert_eq!(
+            (requests("readdirplus"), requests("readdir")),
+            (with, without),
+            "{when}"
+        );
+        mount.finish();
+    }
+}
+
 /// Whoever is asked for passthrough alone gives that or nothing; otherwise there is a way round.
 #[test]
 fn where_there_is_no_passthrough() {
