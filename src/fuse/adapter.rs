@@ -513,16 +513,20 @@ impl Filesystem for Adapter {
         req: &Request,
         ino: INodeNo,
         fh: FileHandle,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>, // the handle tells as much
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         self.service.serve(caller(req), Op::Release, reply, |_, _| {
-            self.opener.backings.released(node(ino));
+            let (node, writes) = (node(ino), open_flags::writes(flags.0));
+            self.opener.backings.released(node, writes, || {
+                self.tree.hear_writes(node);
+                self.opener.cache.drop_attributes(node);
+            });
             let result = self.tree.release(fh.0);
             if let Some(forward) = &self.forward {
-                forward.released(node(ino), fh.0);
+                forward.released(node, fh.0);
             }
             result
         });

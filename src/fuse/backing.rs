@@ -74,6 +74,10 @@ impl Lack {
 #[derive(Debug)]
 struct Node {
     opens: usize,
+    /// Those of them that may write.
+    writers: usize,
+    /// What they write is told to nobody.
+    unheard: bool,
     way: Way,
 }
 
@@ -115,15 +119,18 @@ impl Backings {
     pub(super) fn opened(
         &self,
         node: NodeNo,
-        suits: bool,
+        (suits, writes): (bool, bool),
         register: impl FnOnce() -> io::Result<BackingId>,
     ) -> Way {
         let mut open = lock(&self.open);
         let entry = open.entry(node).or_insert_with(|| Node {
             opens: 0,
+            writers: 0,
+            unheard: false,
             way: self.way(suits, register),
         });
         entry.opens += 1;
+        entry.writers += usize::from(writes);
         entry.way.clone()
     }
 
@@ -159,12 +166,31 @@ impl Backings {
         );
     }
 
-    /// One that opened it has released it.
-    pub(super) fn released(&self, node: NodeNo) {
+    /// Something was written to an inode: if the kernel does that by itself, of which it knows, `ignore` is to see to it that
+    /// no more is heard, and says whether that is so.
+    pub(super) fn written(&self, node: NodeNo, ignore: impl FnOnce() -> bool) {
+        let mut open = lock(&self.open);
+        if let Some(entry) = open.get_mut(&node)
+            && entry.writers > 0
+            && !entry.unheard
+            && matches!(entry.way, Way::Passthrough(_))
+        {
+            entry.unheard = ignore();
+        }
+    }
+
+    /// One that opened it has released it; if that was the last of those who wrote unheard, `hear` is to see to it that
+    /// writes are heard again.
+    pub(super) fn released(&self, node: NodeNo, writes: bool, hear: impl FnOnce()) {
         let mut open = lock(&self.open);
         let mut last = None;
         if let Some(entry) = open.get_mut(&node) {
             entry.opens -= 1;
+            entry.writers -= usize::from(writes);
+            if entry.writers == 0 && entry.unheard {
+                entry.unheard = false;
+                hear();
+            }
             if entry.opens == 0 {
                 last = open.remove(&node);
             }

@@ -11,11 +11,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::backing::Backings;
 use super::cache::KernelCache;
 use crate::error::Errno;
 use crate::loopback::Loopback;
 use crate::loopback::inode::NodeNo;
-use crate::loopback::watch::{Change, Unwatched};
+use crate::loopback::watch::{Change, Heard, Unwatched};
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
 use crate::sys::fs::device_of;
 use crate::sys::mountinfo::{self, DeviceNumber};
@@ -27,6 +28,10 @@ const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
 /// How long nobody listens after something was heard, so that many events come at once.
 const PAUSE: Duration = Duration::from_micros(500);
+
+/// The same while the mount itself is in use: each waking up costs those who use it, and most of what is heard is
+/// what they do.
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
 /// If more has to be told than this, all is forgotten: some tens of megabytes.
 const MOST: usize = 1 << 18;
@@ -201,6 +206,7 @@ impl Pending {
 pub(super) struct Follower {
     tree: Arc<Loopback>,
     cache: Arc<KernelCache>,
+    backings: Arc<Backings>,
     device: OwnedFd,
 }
 
@@ -217,11 +223,13 @@ impl Follower {
     pub(super) fn new(
         tree: &Arc<Loopback>,
         cache: &Arc<KernelCache>,
+        backings: &Arc<Backings>,
         device: &OwnedFd,
     ) -> io::Result<Self> {
         Ok(Self {
             tree: Arc::clone(tree),
             cache: Arc::clone(cache),
+            backings: Arc::clone(backings),
             device: device.try_clone()?,
         })
     }
@@ -235,7 +243,7 @@ impl Follower {
             pending: Arc::clone(&pending),
             threads: Vec::new(),
         };
-        let heard = Arc::clone(&pending);
+        let (heard, backings) = (Arc::clone(&pending), Arc::clone(&self.backings));
         let hear = move || {
             process::raise_priority();
             let Some(mut changes) = tree.changes() else {
@@ -243,16 +251,21 @@ impl Follower {
             };
             loop {
                 let mut found = Vec::new();
-                let goes_on = changes.next(|change| found.push(change));
+                let whose = changes.next(|change| found.push(change));
+                for change in &found {
+                    if let Change::Contents(node) = change {
+                        backings.written(*node, || tree.ignore_writes(*node));
+                    }
+                }
                 let looked = tree.changes_looked_for();
                 if !heard.add(found, looked) {
                     tree.changes_told(looked);
                 }
-                if !goes_on {
-                    return;
+                match whose {
+                    Heard::Others => heard.pause(PAUSE),
+                    Heard::OurOwn => heard.pause(BUSY_PAUSE),
+                    Heard::NoMore => return,
                 }
-                // What is done through the mount is told, too: not each by each.
-                heard.pause(PAUSE);
             }
         };
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
@@ -303,6 +316,9 @@ impl Follower {
     }
 
     fn tell_node(&self, node: NodeNo, contents: bool) {
+        if !self.tree.knows(node) {
+            return; // forgotten meanwhile
+        }
         if !contents {
             self.cache.drop_attributes(node);
         } else if let Err(error) = self.cache.drop_contents(node)

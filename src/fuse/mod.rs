@@ -120,17 +120,17 @@ impl Server {
             options.faults.clone(),
         );
         let pruner = Pruner::new(&tree, &device)?;
+        let backings = Arc::new(Backings::new(options.io, tree.noatime()));
         let followed = match options.caching.mode {
             Cache::Auto | Cache::Coherent => follow::prepare(&tree, &device),
             Cache::Timed | Cache::Off => Err(follow::Lack::NotWanted),
         };
         let follower = match followed {
-            Ok(()) => Ok(Follower::new(&tree, &cache, &device)?),
+            Ok(()) => Ok(Follower::new(&tree, &cache, &backings, &device)?),
             Err(lack) => Err(lack),
         };
         let negotiated = Arc::default();
         let log = Arc::clone(&negotiated);
-        let backings = Arc::new(Backings::new(options.io, tree.noatime()));
         let adapter = Adapter::new(
             tree,
             service,

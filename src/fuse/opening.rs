@@ -105,12 +105,17 @@ impl Opener {
             tree.as_backing(caller, (handle, flags), self.hears_closes, register)
                 .map_err(|error| io::Error::from_raw_os_error(error.code()))?
         };
-        let (backing, mut told) = match self.backings.opened(node, opened.passes, register) {
-            Way::Passthrough(id) => (Some(id), FopenFlags::empty()),
-            Way::Direct => (None, FopenFlags::FOPEN_DIRECT_IO),
-            Way::Cached if opened.kept => (None, FopenFlags::FOPEN_KEEP_CACHE),
-            Way::Cached => (None, FopenFlags::empty()),
-        };
+        let writes = open_flags::writes(flags);
+        let (backing, mut told) =
+            match self
+                .backings
+                .opened(node, (opened.passes, writes), register)
+            {
+                Way::Passthrough(id) => (Some(id), FopenFlags::empty()),
+                Way::Direct => (None, FopenFlags::FOPEN_DIRECT_IO),
+                Way::Cached if opened.kept => (None, FopenFlags::FOPEN_KEEP_CACHE),
+                Way::Cached => (None, FopenFlags::empty()),
+            };
         let passed = backing.is_some();
         // Without pages in the kernel's cache close(2) has nothing to write back.
         if passed && opened.closes_silently && !self.hears_closes {

@@ -190,11 +190,9 @@ impl Loopback {
 
     /// lseek(2) to data or to a hole.
     pub fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<i64> {
-        // The kernel answers a negative offset itself; SRC says ENXIO to one past the end.
-        let offset = u64::try_from(offset).map_err(|_| Error::BAD_RANGE)?;
+        // What an offset means that is negative, or past the end, SRC says.
         let file = self.file(handle)?;
-        let found = fs::seek_data_or_hole(file.file(), offset, whence).tried("lseek")?;
-        i64::try_from(found).map_err(|_| Error::BAD_RANGE)
+        fs::seek_data_or_hole(file.file(), offset, whence).tried("lseek")
     }
 
     /// copy_file_range(2) between two open files; the number of bytes copied, possibly fewer.

@@ -57,8 +57,10 @@ pub struct Inode {
     /// What was told of its size and times last, as [`stamp`] has it; of a directory, where it was found last,
     /// as [`place`] has it, or 0.
     stamp: AtomicU32,
-    /// [`USED`], [`KEPT`], [`TOLD`], [`MAPPABLE`].
+    /// [`USED`], [`KEPT`], [`TOLD`], [`MAPPABLE`], [`UNHEARD`].
     flags: AtomicU8,
+    /// When it was made, as [`birth`] has it.
+    birth: [u8; 2],
 }
 
 /// Used since the cache of descriptors looked last.
@@ -71,6 +73,9 @@ const TOLD: u8 = 4;
 /// Somebody may have mapped it in SRC, by the kernel's own way, to write to it: that changes its times without
 /// a word to anybody, and goes on after the file was closed.
 const MAPPABLE: u8 = 8;
+
+/// Somebody writes to it in SRC by the kernel's own way, of which the daemon does not hear.
+const UNHEARD: u8 = 16;
 
 /// How it is reached.
 #[derive(Debug)]
@@ -134,6 +139,7 @@ impl Inode {
             kind,
             stamp: AtomicU32::new(stamp),
             flags: AtomicU8::new(0),
+            birth: birth(stat),
         }
     }
 
@@ -152,6 +158,13 @@ impl Inode {
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// Whether `stat` was taken of this inode, and not of another one that had the number before or after; in doubt
+    /// it was not.
+    #[must_use]
+    pub fn was_seen(&self, stat: &Statx) -> bool {
+        self.birth != UNKNOWN && self.birth == birth(stat) && self.identity == Identity::of(stat)
     }
 
     /// Its type, which never changes.
@@ -244,6 +257,15 @@ impl Inode {
         }
     }
 
+    /// The descriptor that it has at hand, for longer than it may.
+    #[must_use]
+    pub fn shared_object(&self) -> Option<Arc<OwnedFd>> {
+        match self.object()? {
+            Object::Own(_) => None,
+            Object::Shared(object) => Some(object),
+        }
+    }
+
     /// The number of its descriptor, if one is open, without counting as a use.
     #[must_use]
     pub fn descriptor(&self) -> Option<RawFd> {
@@ -267,10 +289,10 @@ impl Inode {
     }
 
     /// Keeps a descriptor of it open from now on.
-    pub fn keep(&self, object: OwnedFd) {
+    pub fn keep(&self, object: Arc<OwnedFd>) {
         if let Reach::ByHandle(_, slot) = &self.reach {
             let mut slot = lock(slot);
-            slot.get_or_insert_with(|| Arc::new(object));
+            slot.get_or_insert(object);
             self.flags.fetch_or(KEPT, Ordering::Relaxed);
         }
     }
@@ -294,7 +316,16 @@ impl Inode {
     /// Whether it may change without the kernel or this process being told.
     #[must_use]
     pub fn is_mappable(&self) -> bool {
-        self.has(MAPPABLE)
+        self.has(MAPPABLE | UNHEARD)
+    }
+
+    /// Notes whether writes to it are told to nobody.
+    pub fn set_unheard(&self, unheard: bool) {
+        if unheard {
+            self.flags.fetch_or(UNHEARD, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!UNHEARD, Ordering::Relaxed);
+        }
     }
 
     fn has(&self, flag: u8) -> bool {
@@ -349,6 +380,20 @@ fn place(parent: NodeNo, name: &CStr) -> u32 {
     let mut hasher = DefaultHasher::new();
     (parent.0, name).hash(&mut hasher);
     low(hasher.finish()) | 1
+}
+
+/// It is not known when something was made.
+const UNKNOWN: [u8; 2] = [0; 2];
+
+/// When an inode was made, in 16 bits, which are never 0.
+fn birth(stat: &Statx) -> [u8; 2] {
+    let Some(time) = fs::birth(stat) else {
+        return UNKNOWN;
+    };
+    let mut hasher = DefaultHasher::new();
+    (time.tv_sec, time.tv_nsec).hash(&mut hasher);
+    let [a, b, ..] = (low(hasher.finish()) | 1).to_ne_bytes();
+    [a, b]
 }
 
 /// Any 32 bits of a hash are as good as others.

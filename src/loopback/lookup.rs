@@ -31,7 +31,7 @@ pub struct Entry {
 #[derive(Debug)]
 pub(super) struct Going {
     inode: Arc<Inode>,
-    object: OwnedFd,
+    object: Arc<OwnedFd>,
 }
 
 impl Going {
@@ -84,15 +84,14 @@ impl Loopback {
         Ok(entry)
     }
 
-    /// The entry of a name that leads to an inode which the kernel remembers, and which has a descriptor at hand:
-    /// that keeps its number from being used again, so it is the same one.
-    fn known_entry(
+    /// What a name leads to, if that is an inode which the kernel remembers and which has a descriptor at hand: that
+    /// keeps its number from being used again, so it is the same one.
+    fn at_hand(
         &self,
         parent: &Inode,
         dir: BorrowedFd<'_>,
         name: &CStr,
-    ) -> Result<Option<Entry>> {
-        let moment = self.moment();
+    ) -> Result<Option<(NodeNo, Statx, Arc<OwnedFd>)>> {
         // What is mounted there may be our own mount, or one that hangs: neither is asked.
         if !fs::is_local(self.filesystem) {
             return Ok(None);
@@ -103,9 +102,30 @@ impl Loopback {
         if !is_here || self.is_elsewhere(identity) {
             return Ok(None);
         }
-        let at_hand = |inode: &Inode| inode.identity() == identity && inode.object().is_some();
         let number = self.numbering.number(identity);
-        let Some(lookup) = self.table.take_again(number, at_hand) else {
+        let known = self.table.get(number);
+        let known = known.filter(|inode| inode.was_seen(&stat));
+        let object = known.and_then(|inode| inode.shared_object());
+        Ok(object.map(|object| (number, stat, object)))
+    }
+
+    /// The entry of such a name.
+    fn known_entry(
+        &self,
+        parent: &Inode,
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> Result<Option<Entry>> {
+        let moment = self.moment();
+        let Some((number, stat, object)) = self.at_hand(parent, dir, name)? else {
+            return Ok(None);
+        };
+        // It may have been forgotten meanwhile, or be another one by now.
+        let is_it = |inode: &Inode| {
+            let now = inode.shared_object();
+            now.is_some_and(|now| Arc::ptr_eq(&now, &object))
+        };
+        let Some(lookup) = self.table.take_again(number, is_it) else {
             return Ok(None);
         };
         let attr = self.seen(moment, lookup.inode(), Attr::new(number, &stat), &stat);
@@ -188,6 +208,9 @@ impl Loopback {
     /// one that it has there for removed, wherever that is now in SRC, and lets nobody into it any
     /// more (`S_DEAD`). On `ESTALE` it looks the name up anew first.
     pub(super) fn going(&self, parent: &Arc<Inode>, name: &CStr) -> Result<Option<Going>> {
+        if let Some(going) = self.going_at_hand(parent, name) {
+            return Ok(Some(going));
+        }
         let Some((found, is_dir)) = self.found(parent, name) else {
             return Ok(None);
         };
@@ -204,12 +227,19 @@ impl Loopback {
             return Ok(None);
         }
         let going = |inode| {
-            Some(Going {
-                inode,
-                object: found.into_object()?,
-            })
+            let object = Arc::new(found.into_object()?);
+            Some(Going { inode, object })
         };
         Ok(known.and_then(going))
+    }
+
+    /// The same of a file that the kernel remembers and that has a descriptor at hand.
+    fn going_at_hand(&self, parent: &Arc<Inode>, name: &CStr) -> Option<Going> {
+        let dir = self.object(parent).ok()?;
+        let (number, _, object) = self.at_hand(parent, dir.fd(), name).ok()??;
+        let inode = self.table.get(number)?;
+        let is_file = inode.kind() != FileType::Directory;
+        is_file.then_some(Going { inode, object })
     }
 
     fn found(&self, parent: &Arc<Inode>, name: &CStr) -> Option<(Inode, bool)> {

@@ -22,7 +22,7 @@ use super::attr::{Attr, Keep};
 use super::crossing::Crossing;
 use super::dir::{OpenedDir, Room};
 use super::inode::{Identity, Inode, NodeNo};
-use crate::error::Errno;
+use crate::error::{Errno, Tried as _};
 use crate::policy;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
@@ -74,7 +74,7 @@ pub struct Watch {
     end: Wake,
     /// Until somebody takes them.
     events: Mutex<Option<Events>>,
-    /// The same queue, to see whether it is empty.
+    /// The same queue, for whoever does not listen.
     queue: OwnedFd,
     /// It can't go on: nothing is told any more.
     lost: AtomicBool,
@@ -114,7 +114,7 @@ impl Watch {
         let root = Handle::of(mount).map_err(refused)?;
         let group = Group::new().map_err(refused)?;
         group.watch_filesystem(mount).map_err(refused)?;
-        let queue = fs::duplicate(group.as_fd()).map_err(refused)?;
+        let queue = group.queue().map_err(refused)?;
         let mounts = (tree.crossing == Crossing::Crossed)
             .then(|| Mounts::new(tree))
             .transpose()
@@ -236,6 +236,17 @@ fn below(tree: &Loopback) -> BTreeSet<(PathBuf, u64)> {
     below.collect()
 }
 
+/// Whose doings were heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Others'.
+    Others,
+    /// Ours, and perhaps others' as well.
+    OurOwn,
+    /// It is over, or can't go on.
+    NoMore,
+}
+
 /// What is done to SRC by others, as long as there is somebody to be told.
 #[derive(Debug)]
 pub struct Changes<'a> {
@@ -245,22 +256,22 @@ pub struct Changes<'a> {
 }
 
 impl Changes<'_> {
-    /// Waits until something changes and tells of all that has; false when it is over, or can't go on.
-    pub fn next(&mut self, mut tell: impl FnMut(Change)) -> bool {
+    /// Waits until something changes and tells of all that has; how it went.
+    pub fn next(&mut self, mut tell: impl FnMut(Change)) -> Heard {
         self.next_or_error(&mut tell).unwrap_or_else(|errno| {
             log::error!("what changes in the source can't be followed any more: {errno}");
             self.watch.lost.store(true, Ordering::SeqCst);
             tell(Change::Everything);
-            false
+            Heard::NoMore
         })
     }
 
-    fn next_or_error(&mut self, tell: &mut impl FnMut(Change)) -> Result<bool, Errno> {
+    fn next_or_error(&mut self, tell: &mut impl FnMut(Change)) -> Result<Heard, Errno> {
         let Events { group, mounts } = &mut self.events;
         let table = mounts.as_ref().map(|mounts| mounts.table.as_fd());
         let [over, _, remounted] = wake::wait(&self.watch.end, group.as_fd(), table)?;
         if over {
-            return Ok(false);
+            return Ok(Heard::NoMore);
         }
         if let Some(mounts) = mounts.as_mut().filter(|_| remounted) {
             let places = mounts.changed(self.tree);
@@ -269,10 +280,15 @@ impl Changes<'_> {
         }
         let own = std::process::id();
         self.watch.looked.fetch_add(1, Ordering::SeqCst);
-        for event in group.read()?.filter(|event| event.process != own) {
-            self.watch.translate(self.tree, &event, tell);
+        let mut heard = Heard::Others;
+        for event in group.read()? {
+            if event.process == own {
+                heard = Heard::OurOwn;
+            } else {
+                self.watch.translate(self.tree, &event, tell);
+            }
         }
-        Ok(true)
+        Ok(heard)
     }
 }
 
@@ -342,6 +358,36 @@ impl Loopback {
         })
     }
 
+    /// Has writes to a file not told any more: the kernel that does them by itself knows of its own, and is to
+    /// remember none of its attributes meanwhile. False if that can't be.
+    #[must_use]
+    pub fn ignore_writes(&self, node: NodeNo) -> bool {
+        let (Some(watch), Ok(inode)) = (self.watch.get(), self.inode(node)) else {
+            return false;
+        };
+        inode.set_unheard(true);
+        let ignored = self.object(&inode).is_ok_and(|object| {
+            fanotify::ignore_writes(watch.queue.as_fd(), object.fd(), true).is_ok()
+        });
+        inode.set_unheard(ignored);
+        ignored
+    }
+
+    /// Has them told again. What the kernel was told meanwhile may be out of date.
+    pub fn hear_writes(&self, node: NodeNo) {
+        if let (Some(watch), Ok(inode)) = (self.watch.get(), self.inode(node)) {
+            let heard = self.object(&inode).and_then(|object| {
+                fanotify::ignore_writes(watch.queue.as_fd(), object.fd(), false)
+                    .tried("fanotify_mark")
+            });
+            match heard {
+                Ok(()) => inode.set_unheard(false),
+                // It stays unheard, and nothing of it is remembered.
+                Err(error) => log::debug!("hearing of node {} again: {error}", node.0),
+            }
+        }
+    }
+
     /// How often [`Changes::next`] has looked so far.
     #[must_use]
     pub fn changes_looked_for(&self) -> u64 {
@@ -361,6 +407,12 @@ impl Loopback {
         if let Some(watch) = self.watch.get() {
             watch.end.ring();
         }
+    }
+
+    /// Whether the kernel may remember an inode.
+    #[must_use]
+    pub fn knows(&self, node: NodeNo) -> bool {
+        self.table.get(node).is_some()
     }
 
     /// All inodes that the kernel remembers, and the root.

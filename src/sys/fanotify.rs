@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::{Errno, Result};
 
+use super::fs::ProcPath;
 use super::handle::Handle;
 use super::last_errno;
 
@@ -75,6 +76,11 @@ impl Group {
         Ok(())
     }
 
+    /// The same queue, for [`ignore_writes`] and [`is_empty`] at any time.
+    pub fn queue(&self) -> Result<OwnedFd> {
+        super::fs::duplicate(self.fd.as_fd())
+    }
+
     /// The events that wait: none, if none do.
     pub fn read(&mut self) -> Result<impl Iterator<Item = Event<'_>>> {
         let read = rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut self.buffer));
@@ -89,6 +95,32 @@ impl Group {
             Some(event)
         }))
     }
+}
+
+/// Has writes to an inode not told, or told again. `object` may be opened with `O_PATH`.
+pub fn ignore_writes(queue: BorrowedFd<'_>, object: BorrowedFd<'_>, ignore: bool) -> Result<()> {
+    let what = if ignore {
+        libc::FAN_MARK_ADD
+    } else {
+        libc::FAN_MARK_REMOVE
+    };
+    let flags = what | libc::FAN_MARK_IGNORED_MASK | libc::FAN_MARK_IGNORED_SURV_MODIFY;
+    let path = ProcPath::of(object);
+    let (queue, path) = (queue.as_raw_fd(), path.as_c_str());
+    // SAFETY: the path is a string that ends with a NUL and outlives the call.
+    let result = unsafe {
+        libc::fanotify_mark(
+            queue,
+            flags,
+            libc::FAN_MODIFY,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+        )
+    };
+    if result == -1 {
+        return Err(last_errno());
+    }
+    Ok(())
 }
 
 /// Whether no event waits in a queue, as far as can be told.

@@ -168,6 +168,13 @@ pub fn device_of(device: u64) -> (u32, u32) {
     (rustix::fs::major(device), rustix::fs::minor(device))
 }
 
+/// When the inode in a statx answer was made; `None` where the file system does not say.
+#[must_use]
+pub fn birth(stat: &Statx) -> Option<StatxTimestamp> {
+    let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+    told.then_some(stat.stx_btime)
+}
+
 /// The mount id in a statx answer; 0 where the kernel gives none.
 #[must_use]
 pub fn mount_id(stat: &Statx) -> u64 {
@@ -180,7 +187,7 @@ pub fn mount_id(stat: &Statx) -> u64 {
 
 /// All attributes of the object, statx(2).
 pub fn stat(fd: BorrowedFd<'_>) -> Result<Statx> {
-    let mask = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, mask)
 }
 
@@ -197,7 +204,7 @@ pub fn stat_name(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
 
 /// The same, of a local file system; what is mounted there is not asked, only what is known of it already.
 pub fn stat_name_at_rest(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
-    let mask = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     rustix::fs::statx(dir, name, flags, mask)
 }
@@ -505,13 +512,16 @@ pub fn allocate(file: BorrowedFd<'_>, mode: i32, offset: u64, len: u64) -> Resul
 }
 
 /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`; any other `whence` is the caller's own affair: EINVAL.
-pub fn seek_data_or_hole(file: BorrowedFd<'_>, offset: u64, whence: i32) -> Result<u64> {
-    let position = match whence {
-        libc::SEEK_DATA => rustix::fs::SeekFrom::Data(offset),
-        libc::SEEK_HOLE => rustix::fs::SeekFrom::Hole(offset),
-        _ => return Err(Errno::INVAL),
-    };
-    rustix::fs::seek(file, position)
+pub fn seek_data_or_hole(file: BorrowedFd<'_>, offset: i64, whence: i32) -> Result<i64> {
+    if !matches!(whence, libc::SEEK_DATA | libc::SEEK_HOLE) {
+        return Err(Errno::INVAL);
+    }
+    // rustix takes no negative offsets, of which file systems think differently.
+    // SAFETY: no memory is involved.
+    match unsafe { libc::lseek64(file.as_raw_fd(), offset, whence) } {
+        -1 => Err(last_errno()),
+        found => Ok(found),
+    }
 }
 
 /// copy_file_range(2) from and to explicit offsets; the number of bytes copied.
