@@ -223,9 +223,8 @@ impl Loopback {
     }
 }
 
-/// `d_type` (dirent(3), `DT_*`) as a type: the upper four bits of a mode.
 fn kind_of(d_type: u8) -> Option<FileType> {
-    match FileType::from_raw_mode(u32::from(d_type) << 12) {
+    match fs::type_of(d_type) {
         FileType::Unknown => None,
         kind => Some(kind),
     }

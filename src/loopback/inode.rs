@@ -53,7 +53,8 @@ pub struct Inode {
     number: NodeNo,
     identity: Identity,
     reach: Reach,
-    kind: FileType,
+    /// Its type, as `d_type` has it: in a byte.
+    kind: u8,
     /// What was told of its size and times last, as [`stamp`] has it; of a directory, where it was found last,
     /// as [`place`] has it, or 0.
     stamp: AtomicU32,
@@ -136,7 +137,7 @@ impl Inode {
             number,
             identity: Identity::of(stat),
             reach,
-            kind,
+            kind: fs::d_type(kind),
             stamp: AtomicU32::new(stamp),
             flags: AtomicU8::new(0),
             birth: birth(stat),
@@ -170,14 +171,14 @@ impl Inode {
     /// Its type, which never changes.
     #[must_use]
     pub fn kind(&self) -> FileType {
-        self.kind
+        fs::type_of(self.kind)
     }
 
     /// The kernel is about to be told what `stat` says of it.
     pub fn note(&self, stat: &Statx) {
         // Whoever is told at the same time may be told something older: the kernel sees to that by the order
         // of its requests, and here it costs one question more.
-        if self.kind != FileType::Directory {
+        if self.kind() != FileType::Directory {
             self.stamp.store(stamp(stat), Ordering::Relaxed);
         }
     }
@@ -185,7 +186,7 @@ impl Inode {
     /// The kernel is about to be told, or knows, that it has this name. Directories alone are noted: they have
     /// one name at most.
     pub fn note_place(&self, parent: NodeNo, name: &CStr) {
-        if self.kind == FileType::Directory {
+        if self.kind() == FileType::Directory {
             self.stamp.store(place(parent, name), Ordering::Relaxed);
         }
     }

@@ -238,7 +238,7 @@ pub static TABLE: &[Word] = &[
     // What the kernel may keep, and how it asks.
     seconds(
         "entry_timeout",
-        "How long the kernel may keep a name and what it stands for (default: 1).",
+        "How long the kernel may keep a name and what it stands for (default: 1, where changes in SRC are not followed).",
         |o, text| {
             o.caching.entry = value::seconds(text.to_str()?).ok()?;
             o.timed = true;
@@ -247,7 +247,7 @@ pub static TABLE: &[Word] = &[
     ),
     seconds(
         "attr_timeout",
-        "How long the kernel may keep the attributes of a file (default: 1).",
+        "How long the kernel may keep the attributes of a file (default: 1, where changes in SRC are not followed).",
         |o, text| {
             o.caching.attr = value::seconds(text.to_str()?).ok()?;
             o.timed = true;
@@ -256,7 +256,7 @@ pub static TABLE: &[Word] = &[
     ),
     seconds(
         "negative_timeout",
-        "How long the kernel may keep that a name does not exist (default: 0, not at all).",
+        "How long the kernel may keep that a name does not exist (default: 0, not at all, where changes in SRC are not followed).",
         |o, text| {
             o.caching.negative = value::seconds(text.to_str()?).ok()?;
             o.timed = true;

@@ -168,6 +168,18 @@ pub fn device_of(device: u64) -> (u32, u32) {
     (rustix::fs::major(device), rustix::fs::minor(device))
 }
 
+/// `d_type` (dirent(3), `DT_*`) as a type: the upper four bits of a mode.
+#[must_use]
+pub fn type_of(d_type: u8) -> FileType {
+    FileType::from_raw_mode(u32::from(d_type) << 12)
+}
+
+/// A type as `d_type`.
+#[must_use]
+pub fn d_type(kind: FileType) -> u8 {
+    u8::try_from(kind.as_raw_mode() >> 12).unwrap_or(0)
+}
+
 /// When the inode in a statx answer was made; `None` where the file system does not say.
 #[must_use]
 pub fn birth(stat: &Statx) -> Option<StatxTimestamp> {

@@ -20,6 +20,15 @@ pub(crate) fn truncate(path: &Path, size: u64) -> io::Result<()> {
     done(unsafe { libc::truncate(path.as_ptr(), size) })
 }
 
+/// lseek(2) with any offset: the crates have none for negative ones.
+pub(crate) fn lseek(file: &File, offset: i64, whence: i32) -> io::Result<i64> {
+    // SAFETY: no memory is involved.
+    match unsafe { libc::lseek(file.as_raw_fd(), offset, whence) } {
+        -1 => Err(io::Error::last_os_error()),
+        found => Ok(found),
+    }
+}
+
 /// readahead(2).
 pub(crate) fn readahead(file: &File, offset: i64, count: usize) -> io::Result<()> {
     // SAFETY: takes numbers alone.

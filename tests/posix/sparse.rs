@@ -11,7 +11,7 @@ use rustix::fs::{
 };
 
 use super::content::read_write;
-use super::raw::Mapping;
+use super::raw::{Mapping, lseek};
 use super::special::on_mount;
 use crate::common::process::eventually;
 use crate::common::tree::{checksum, pattern};
@@ -93,6 +93,10 @@ cases! {
         for offset in [0, 1, 64 * K - 1, 64 * K, 68 * K - 1, 68 * K, 128 * K - 1, 128 * K, 128 * K + 1, 1 << 42, i64::MAX as u64] {
             t.try_see("data", seek(&file, SeekFrom::Data(offset)));
             t.try_see("hole", seek(&file, SeekFrom::Hole(offset)));
+        }
+        for offset in [-1, i64::MIN] {
+            t.try_see("data before the start", lseek(&file, offset, libc::SEEK_DATA));
+            t.try_see("hole before the start", lseek(&file, offset, libc::SEEK_HOLE));
         }
         t.try_see("set", seek(&file, SeekFrom::Start(7)));
         t.try_see("end", seek(&file, SeekFrom::End(-10)));
