@@ -234,6 +234,10 @@ def all_places(wanted, directory, make_disk, loopfs, target):
                    lambda program, src, mnt: [program, "--foreground", src, mnt]),
         "ll": peer("ll", lambda: example("passthrough_ll", target),
                    lambda program, src, mnt: [program, "-f", "-o", f"source={src},cache=auto", mnt]),
+        # As it comes ll lets everybody do what root may; the others have the kernel check, which asks for the
+        # attributes of a directory after each change of it.
+        "ll-checked": peer("ll-checked", lambda: example("passthrough_ll", target),
+                           lambda program, src, mnt: [program, "-f", "-o", f"source={src},cache=auto,default_permissions", mnt]),
     }
     places = []
     for name in wanted or known:

@@ -169,9 +169,16 @@ impl Pending {
 
     /// Waits for the end, but not longer than that.
     fn pause(&self, time: Duration) {
-        let state = lock(&self.state);
-        let goes_on = |state: &mut State| !state.over;
-        drop(self.changed.wait_timeout_while(state, time, goes_on));
+        let begun = Instant::now();
+        let mut state = lock(&self.state);
+        while !state.over {
+            let left = time.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return;
+            }
+            let woken = self.changed.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// What is to be told now: waits until there is something, or until `deadline`; `None` at the end.
@@ -281,6 +288,11 @@ impl Follower {
         let (mut young, mut old) = (Batch::default(), Batch::default());
         let mut turn: Option<Instant> = None;
         while let Some(batch) = pending.next(turn) {
+            if batch.all {
+                log::info!(
+                    "so much has changed in the source at once that the kernel is to forget all of it"
+                );
+            }
             self.tell_batch(&batch);
             self.tree.changes_told(batch.looked);
             young.add_all(batch);

@@ -310,7 +310,7 @@ mod loom_tests {
     /// The daemon is asked to end twice while serving returns.
     fn it_ends_once(apply: Apply) {
         loom::model(move || {
-            let core = Arc::new(Core::new(LoomWake::new()));
+            let core = Arc::new(Core::new(LoomBell::new()));
             core.apply(Event::Started);
             let tell = |event| {
                 let core = Arc::clone(&core);

@@ -35,7 +35,7 @@ pub use crate::sys::lock::{Access, Held, Range};
 
 /// How long after a close the end of the open file may take to reach us: RELEASE comes when close(2)
 /// has returned already (`fuse_file_put`). Its locks are still there meanwhile.
-const CLOSING: Duration = Duration::from_millis(100);
+const CLOSING: Duration = Duration::from_millis(250);
 
 /// A file system's clock may stand still for as long: two ticks of the slowest kernel (`HZ` of 100).
 const TICK: Duration = Duration::from_millis(20);

@@ -262,7 +262,8 @@ fn restrictions_of_what_is_mounted_below_the_source_hold() {
             setpriv --reuid 65534 --regid 65534 --clear-groups ./program -u
             getcap able; { echo x >null; } 2>&1 | cut -d: -f3- || true
         done 2>&1
-        cd /; umount "$MNT""#,
+        # Until the daemon has ended it may be busy.
+        cd /; umount "$MNT"; timeout 20 pidwait -f "^$LOOPFS" || [ $? -eq 1 ]; umount "$SRC/stick""#,
         )
         .success();
     assert_eq!(
