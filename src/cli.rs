@@ -16,7 +16,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser, ValueEnum, ValueHint};
 use log::LevelFilter;
 
-use crate::config::{Cache, Io, Limit, LogFormat, Logging};
+use crate::config::{Cache, Choice as _, Io, Limit, LogFormat, Logging};
 use crate::exit::{ExitCode, Failure};
 use crate::options;
 
@@ -200,7 +200,7 @@ impl Cli {
 
 impl ValueEnum for Io {
     fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
+        Self::ALL
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
@@ -216,7 +216,7 @@ impl ValueEnum for Io {
 
 impl ValueEnum for Cache {
     fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
+        Self::ALL
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {

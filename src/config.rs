@@ -93,6 +93,22 @@ pub struct MountOptions {
     pub max_read: Option<u32>,
 }
 
+/// One of a few words.
+pub trait Choice: Copy + 'static {
+    /// All of them.
+    const ALL: &'static [Self];
+
+    /// As it is written.
+    #[must_use]
+    fn name(self) -> &'static str;
+
+    /// The one that is written so.
+    #[must_use]
+    fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|it| it.name() == name)
+    }
+}
+
 /// How open files are read and written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Io {
@@ -107,25 +123,16 @@ pub enum Io {
     Direct,
 }
 
-impl Io {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::Passthrough, Self::Cached, Self::Direct];
+impl Choice for Io {
+    const ALL: &'static [Self] = &[Self::Auto, Self::Passthrough, Self::Cached, Self::Direct];
 
-    /// As it is written.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Passthrough => "passthrough",
             Self::Cached => "cached",
             Self::Direct => "direct",
         }
-    }
-
-    /// The one that is written so.
-    #[must_use]
-    pub fn of_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|io| io.name() == name)
     }
 }
 
@@ -141,24 +148,15 @@ pub enum Listing {
     Never,
 }
 
-impl Listing {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Always, Self::Never];
+impl Choice for Listing {
+    const ALL: &'static [Self] = &[Self::Auto, Self::Always, Self::Never];
 
-    /// As it is written.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Always => "always",
             Self::Never => "never",
         }
-    }
-
-    /// The one that is written so.
-    #[must_use]
-    pub fn of_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|listing| listing.name() == name)
     }
 }
 
@@ -176,25 +174,16 @@ pub enum Cache {
     Off,
 }
 
-impl Cache {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::Coherent, Self::Timed, Self::Off];
+impl Choice for Cache {
+    const ALL: &'static [Self] = &[Self::Auto, Self::Coherent, Self::Timed, Self::Off];
 
-    /// As it is written.
-    #[must_use]
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Coherent => "coherent",
             Self::Timed => "ttl",
             Self::Off => "none",
         }
-    }
-
-    /// The one that is written so.
-    #[must_use]
-    pub fn of_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|cache| cache.name() == name)
     }
 }
 

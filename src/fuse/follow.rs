@@ -18,8 +18,8 @@ use crate::loopback::Loopback;
 use crate::loopback::inode::NodeNo;
 use crate::loopback::watch::{Change, Heard, Unwatched};
 use crate::sync::{Arc, Condvar, Mutex, PoisonError, lock};
-use crate::sys::fs::device_of;
-use crate::sys::mountinfo::{self, DeviceNumber};
+use crate::sys::fs::device_number;
+use crate::sys::mountinfo::{self, DeviceNumber, Entry};
 use crate::sys::notify;
 use crate::sys::process;
 
@@ -363,20 +363,19 @@ impl Follower {
 
     /// Whether something is mounted below our mount, as far as can be seen from here.
     fn is_mounted_on(&self) -> bool {
-        let Some(device) = self.tree.own_device().map(device_of) else {
-            return true;
-        };
         let table = mountinfo::read().unwrap_or_default();
-        let is_ours = |id| {
-            let mut ours = table.iter().filter(|entry| is_on(entry.device, device));
-            ours.any(|entry| entry.id == id)
+        let own = self.tree.own_device();
+        let is_ours = |entry: &Entry| {
+            let DeviceNumber { major, minor } = entry.device;
+            own == Some(device_number(major, minor))
         };
-        table.is_empty() || table.iter().any(|entry| is_ours(entry.parent))
+        let ours: Vec<u64> = table
+            .iter()
+            .filter(|entry| is_ours(entry))
+            .map(|entry| entry.id)
+            .collect();
+        own.is_none() || table.is_empty() || table.iter().any(|entry| ours.contains(&entry.parent))
     }
-}
-
-fn is_on(entry: DeviceNumber, device: (u32, u32)) -> bool {
-    (entry.major, entry.minor) == device
 }
 
 impl Following {

@@ -180,18 +180,19 @@ impl Watch {
 
     /// How long the kernel may keep what was seen of `inode` since a moment.
     pub(super) fn keep(&self, inode: &Inode, since: Moment) -> Keep {
-        match self.key(inode) {
-            None => Keep::Briefly,
-            Some(key) if self.changed(key, since) => Keep::No,
-            Some(_) => Keep::UntilTold,
-        }
+        self.keep_by(self.key(inode), since)
     }
 
     /// How long it may keep what a name led to.
     pub(super) fn keep_name(&self, parent: &Inode, name: &[u8], since: Moment) -> Keep {
-        match self.key(parent) {
+        let key = self.key(parent).map(|dir| name_key(dir, name));
+        self.keep_by(key, since)
+    }
+
+    fn keep_by(&self, key: Option<u64>, since: Moment) -> Keep {
+        match key {
             None => Keep::Briefly,
-            Some(dir) if self.changed(name_key(dir, name), since) => Keep::No,
+            Some(key) if self.changed(key, since) => Keep::No,
             Some(_) => Keep::UntilTold,
         }
     }

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 
-use crate::config::{Cache, Io, Listing, MountOptions};
+use crate::config::{Cache, Choice as _, Io, Listing, MountOptions};
 
 use super::Options;
 use super::value::{self, LIMIT, MAX_READ, SECONDS, THREADS};

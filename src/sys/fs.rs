@@ -143,29 +143,22 @@ pub enum AccessTimes {
 
 /// That, of an object.
 pub fn access_times(object: BorrowedFd<'_>, is_directory: bool) -> Result<AccessTimes> {
-    let flags = rustix::fs::fstatvfs(object)?.f_flag.bits();
-    let has = |flag: libc::c_ulong| flags & flag != 0;
-    Ok(
-        if has(libc::ST_NOATIME) || (is_directory && has(libc::ST_NODIRATIME)) {
-            AccessTimes::LeftAlone
-        } else if has(libc::ST_RELATIME) {
-            AccessTimes::Relative
-        } else {
-            AccessTimes::Set
-        },
-    )
+    let flags = rustix::fs::fstatvfs(object)?.f_flag;
+    let left_alone = flags.contains(StatVfsMountFlags::NOATIME)
+        || (is_directory && flags.contains(StatVfsMountFlags::NODIRATIME));
+    Ok(if left_alone {
+        AccessTimes::LeftAlone
+    } else if flags.contains(StatVfsMountFlags::RELATIME) {
+        AccessTimes::Relative
+    } else {
+        AccessTimes::Set
+    })
 }
 
 /// A device number in the C library's `dev_t` encoding.
 #[must_use]
 pub fn device_number(major: u32, minor: u32) -> u64 {
     rustix::fs::makedev(major, minor)
-}
-
-/// Major and minor number in it.
-#[must_use]
-pub fn device_of(device: u64) -> (u32, u32) {
-    (rustix::fs::major(device), rustix::fs::minor(device))
 }
 
 /// `d_type` (dirent(3), `DT_*`) as a type: the upper four bits of a mode.
