@@ -178,13 +178,8 @@ fn many_inodes() {
     for off in ["", "file-handles"] {
         let env = TestEnv::new();
         sh(&env.src(), "seq 1500 | xargs touch");
-        let loopfs = env.loopfs(["-f".into(), env.src(), env.mnt()]);
-        let mut command = std::process::Command::new("prlimit");
-        command
-            .args(["--nofile=512:512".as_ref(), loopfs.get_program()])
-            .args(loopfs.get_args())
-            .env("LOOPFS_FEATURES_OFF", off)
-            .env("RUST_LOG", "loopfs=info");
+        let mut command = env.loopfs_limited(512, ["-f".into(), env.src(), env.mnt()]);
+        command.env("LOOPFS_FEATURES_OFF", off);
         let mount = Mount::start_command(env, command);
         let seen = sh(
             &mount.mnt(),

@@ -72,9 +72,28 @@ impl TestEnv {
         &self,
         arguments: impl IntoIterator<Item = A>,
     ) -> Command {
-        let mut command = Command::new(LOOPFS);
+        let mut command = self.command(LOOPFS);
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    /// The same with at most `limit` files open.
+    pub(crate) fn loopfs_limited<A: AsRef<OsStr>>(
+        &self,
+        limit: usize,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
+        let mut command = self.command("prlimit");
+        command
+            .arg(format!("--nofile={limit}:{limit}"))
+            .arg(LOOPFS)
+            .args(arguments);
+        command
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
             .current_dir(&self.root)
             .env("RUST_LOG", "warn,loopfs=info,fuser::reply=off");
         for name in [

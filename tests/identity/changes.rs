@@ -233,10 +233,8 @@ isolated! {
         let src = env.src();
         sh(&src, "mkdir old many; for i in $(seq 20); do echo old >old/$i; done");
         sh(&src, "for i in $(seq 400); do echo $i >many/$i; done");
-        let mut command = std::process::Command::new("prlimit");
-        let loopfs = env.loopfs(["-f"]);
-        command.arg("--nofile=64:64").arg(loopfs.get_program()).arg("-f");
-        command.args(FOR_EVER).arg(&src).arg(env.mnt()).env("RUST_LOG", "warn,loopfs=info");
+        let mut command = env.loopfs_limited(64, FOR_EVER);
+        command.arg("-f").arg(&src).arg(env.mnt());
         let mount = Mount::start_command(env, command);
         let numbers: Vec<u64> = (1..=20).map(|n| ino(&mount.path(format!("old/{n}")))).collect();
         // Others push the old ones' descriptors out.

@@ -3,11 +3,9 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::process::Command;
 
 use rustix::fs::{Mode, fchmod};
 
-use crate::common::env::LOOPFS;
 use crate::common::user::NOBODY;
 use crate::common::{Mount, TestEnv, as_user, sh};
 
@@ -220,14 +218,8 @@ fn restrictions_of_the_source_are_taken_over() {
 #[test]
 fn failed_removals_keep_nothing_open() {
     let env = TestEnv::new();
-    let mut command = Command::new("prlimit");
-    command
-        .arg("--nofile=128")
-        .arg(LOOPFS)
-        .args(KNOWN)
-        .arg("-f");
-    command.arg(env.src()).arg(env.mnt());
-    command.env("RUST_LOG", "warn,loopfs=info,fuser::reply=off");
+    let mut command = env.loopfs_limited(128, KNOWN);
+    command.arg("-f").arg(env.src()).arg(env.mnt());
     let mount = Mount::start_command(env, command);
     sh(
         &mount.mnt(),

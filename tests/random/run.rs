@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
@@ -31,7 +30,7 @@ pub(crate) struct Setup {
     /// `LOOPFS_FEATURES_OFF`.
     pub(crate) features_off: &'static str,
     /// `ulimit -n` of the daemon.
-    pub(crate) open_files: Option<u32>,
+    pub(crate) open_files: Option<usize>,
 }
 
 impl Setup {
@@ -39,22 +38,9 @@ impl Setup {
     pub(crate) fn start(&self) -> Mount {
         let env = TestEnv::new();
         std::fs::create_dir(env.root().join("plain")).expect("create");
-        let own = env.loopfs(["-f"]);
         let mut command = match self.open_files {
-            None => own,
-            Some(limit) => {
-                let mut limited = Command::new("prlimit");
-                limited.arg(format!("--nofile={limit}:{limit}"));
-                limited.arg(own.get_program()).args(own.get_args());
-                for (name, value) in own.get_envs() {
-                    match value {
-                        Some(value) => limited.env(name, value),
-                        None => limited.env_remove(name),
-                    };
-                }
-                limited.current_dir(env.root());
-                limited
-            }
+            None => env.loopfs(["-f"]),
+            Some(limit) => env.loopfs_limited(limit, ["-f"]),
         };
         if !self.features_off.is_empty() {
             command.env("LOOPFS_FEATURES_OFF", self.features_off);

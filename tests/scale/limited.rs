@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::Path;
-use std::process::Command;
 
 use crate::common::mount::assert_log_is_clean;
 use crate::common::{Mount, Signal, TestEnv};
@@ -35,15 +34,10 @@ impl Limited {
     /// And with options.
     #[track_caller]
     pub(crate) fn start_with(env: TestEnv, limit: usize, off: &str, options: &[&str]) -> Self {
-        let loopfs = env.loopfs(["-f".into(), env.src(), env.mnt()]);
-        let mut command = Command::new("prlimit");
+        let mut command = env.loopfs_limited(limit, options);
         command
-            .arg(format!("--nofile={limit}:{limit}"))
-            .arg(loopfs.get_program())
-            .args(options)
-            .args(loopfs.get_args())
-            .env_remove("NOTIFY_SOCKET")
-            .env_remove("JOURNAL_STREAM")
+            .arg("-f")
+            .args([env.src(), env.mnt()])
             .env("LOOPFS_FEATURES_OFF", off)
             // At its end the daemon says how many inodes the kernel remembers.
             .env("RUST_LOG", "warn,loopfs=debug,fuser::reply=off");
