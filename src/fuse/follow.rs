@@ -83,8 +83,6 @@ struct Batch {
     nodes: HashMap<NodeNo, bool>,
     names: HashSet<(NodeNo, OsString)>,
     all: bool,
-    /// How often it had been looked for changes when this was complete.
-    looked: u64,
 }
 
 impl Batch {
@@ -104,7 +102,6 @@ impl Batch {
         if self.nodes.len() + self.names.len() > MOST {
             *self = Self {
                 all: true,
-                looked: self.looked,
                 ..Self::default()
             };
         }
@@ -141,25 +138,20 @@ struct Pending {
 #[derive(Debug, Default)]
 struct State {
     batch: Batch,
-    /// What was taken is being told.
-    is_told: bool,
     over: bool,
 }
 
 impl Pending {
-    /// What was found by looking so often; false if it is nothing, and nothing else is to be told.
-    fn add(&self, changes: Vec<Change>, looked: u64) -> bool {
-        let mut state = lock(&self.state);
-        if changes.is_empty() && state.batch.is_empty() && !state.is_told {
-            return false;
+    fn add(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
         }
+        let mut state = lock(&self.state);
         for change in changes {
             state.batch.add(change);
         }
-        state.batch.looked = looked;
         drop(state);
         self.changed.notify_all();
-        true
     }
 
     fn end(&self) {
@@ -184,14 +176,12 @@ impl Pending {
     /// What is to be told now: waits until there is something, or until `deadline`; `None` at the end.
     fn next(&self, deadline: Option<Instant>) -> Option<Batch> {
         let mut state = lock(&self.state);
-        state.is_told = false;
         loop {
             if state.over {
                 return None;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if !state.batch.is_empty() || left.is_some_and(|left| left.is_zero()) {
-                state.is_told = true;
                 return Some(std::mem::take(&mut state.batch));
             }
             state = match left {
@@ -264,10 +254,7 @@ impl Follower {
                         backings.written(*node, || tree.ignore_writes(*node));
                     }
                 }
-                let looked = tree.changes_looked_for();
-                if !heard.add(found, looked) {
-                    tree.changes_told(looked);
-                }
+                heard.add(found);
                 match whose {
                     Heard::Others => heard.pause(PAUSE),
                     Heard::OurOwn => heard.pause(BUSY_PAUSE),
@@ -294,7 +281,6 @@ impl Follower {
                 );
             }
             self.tell_batch(&batch);
-            self.tree.changes_told(batch.looked);
             young.add_all(batch);
             if turn.is_some_and(|turn| turn <= Instant::now()) {
                 self.tell_batch(&old);
@@ -420,8 +406,8 @@ mod tests {
     #[test]
     fn who_waits_gets_what_comes_and_hears_of_the_end() {
         let pending = Pending::default();
-        assert!(!pending.add(Vec::new(), 1));
-        assert!(pending.add(vec![Change::Everything], 2));
+        pending.add(Vec::new());
+        pending.add(vec![Change::Everything]);
         assert!(pending.next(None).is_some_and(|batch| batch.all));
         let now = Some(Instant::now());
         assert!(pending.next(now).is_some_and(|batch| batch.is_empty()));

@@ -32,14 +32,12 @@ pub(super) struct Opening {
 impl Opening {
     /// A directory.
     pub(super) fn of_directory(opened: OpenedDir) -> Self {
-        let kept = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+        let mut flags = FopenFlags::empty();
+        flags.set(FopenFlags::FOPEN_CACHE_DIR, opened.told);
+        flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.kept);
         Self {
             handle: opened.handle,
-            flags: if opened.kept {
-                kept
-            } else {
-                FopenFlags::empty()
-            },
+            flags,
             backing: None,
         }
     }

@@ -48,7 +48,9 @@ pub struct Known {
 pub struct OpenedDir {
     /// The number of its handle.
     pub handle: u64,
-    /// The kernel may keep its list of names: it hears when that changes.
+    /// The kernel may remember the list of names that it is about to read: it hears when that changes.
+    pub told: bool,
+    /// It may go on with the list that it remembers.
     pub kept: bool,
 }
 
@@ -65,18 +67,19 @@ impl Loopback {
     /// Opens a directory, without marking its access time if the caller's flags say so.
     pub fn opendir(&self, node: NodeNo, flags: i32) -> Result<OpenedDir> {
         let inode = self.inode(node)?;
-        let (kept, fd) = {
+        let (stat, fd) = {
             let object = self.object(&inode)?;
             let stat = fs::stat(object.fd()).tried("statx")?;
             Self::check_has_name(&inode, &stat)?;
-            let kept = self.read_for_all(&inode, object.fd(), &stat);
             let fd = self.opened(flags, |flags| fs::reopen_dir_with(object.fd(), flags))?;
-            (kept, fd)
+            (stat, fd)
         };
         let fd = self.descriptors.for_caller(fd).tried("open")?;
+        let told = self.is_followed(&inode);
+        let kept = self.read_for_all(&inode, fd.as_fd(), &stat);
         let stream = Mutex::new(DirStream::new(fd));
         let handle = self.dirs.insert(DirHandle { inode, stream });
-        Ok(OpenedDir { handle, kept })
+        Ok(OpenedDir { handle, told, kept })
     }
 
     /// Lists names from a cookie on, until `sink` is full or the directory ends. An error counts only where

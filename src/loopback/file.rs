@@ -57,10 +57,10 @@ impl Loopback {
         let stat = fs::stat(object.fd()).tried("statx")?;
         Self::check_has_name(&inode, &stat)?;
         let changed = inode.differs(&stat);
-        let kept = !changed && self.read_for_all(&inode, object.fd(), &stat);
         let file = self.opened(flags, |flags| fs::reopen(object.fd(), flags))?;
         drop(object);
         let file = self.descriptors.for_caller(file).tried("open")?;
+        let kept = self.read_for_all(&inode, file.as_fd(), &stat);
         let handle = self.files.insert(FileHandle::new(Arc::clone(&inode), file));
         Ok(Opened {
             changed,

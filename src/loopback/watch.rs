@@ -15,7 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::Loopback;
 use super::attr::{Attr, Keep};
@@ -28,7 +28,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use crate::sys::fanotify::{self, Event, Group};
 use crate::sys::features;
-use crate::sys::fs::{self, AccessTimes, FileType, Found, Statx};
+use crate::sys::fs::{self, AccessTimes, FileType, Found, Statx, StatxTimestamp};
 use crate::sys::handle::Handle;
 use crate::sys::mountinfo;
 use crate::sys::wake::{self, Wake};
@@ -62,6 +62,13 @@ pub enum Unwatched {
 /// How many marks there are of what changed lately: two changes that share one cost a question more.
 const MARKS: usize = 1 << 12;
 
+/// Of how many that were opened lately it is known what they were like: two that share a place are read once more.
+const OPENED: usize = 1 << 14;
+
+/// A change leaves the times that the last one has set if it follows within the file system's granularity, which is that
+/// of the kernel's clock (10 ms at worst): twice that is safe.
+const SETTLED: Duration = Duration::from_millis(20);
+
 /// What is known of changes.
 #[derive(Debug)]
 pub struct Watch {
@@ -76,11 +83,10 @@ pub struct Watch {
     events: Mutex<Option<Events>>,
     /// The same queue, for whoever does not listen.
     queue: OwnedFd,
+    /// What was there when it was opened last, as [`state`] has it, of what was opened lately.
+    opened: Box<[AtomicU64]>,
     /// It can't go on: nothing is told any more.
     lost: AtomicBool,
-    /// How often events were looked for, and how many of those times the kernel has been told what came of it.
-    looked: AtomicU64,
-    told: AtomicU64,
 }
 
 /// A point in the sequence of events that were handled.
@@ -122,21 +128,13 @@ impl Watch {
         Ok(Self {
             root,
             handled: AtomicU64::new(0),
-            marks: (0..MARKS).map(|_| AtomicU64::new(0)).collect(),
+            marks: none(MARKS),
             end: Wake::new().map_err(refused)?,
             events: Mutex::new(Some(Events { group, mounts })),
             lost: AtomicBool::new(false),
-            looked: AtomicU64::new(0),
-            told: AtomicU64::new(0),
             queue,
+            opened: none(OPENED),
         })
-    }
-
-    fn slot(&self, key: u64) -> Option<&AtomicU64> {
-        // Any of its bits are as good as others.
-        #[allow(clippy::cast_possible_truncation)]
-        let at = key as usize % MARKS;
-        self.marks.get(at)
     }
 
     /// Now: to be asked before looking at SRC.
@@ -147,7 +145,7 @@ impl Watch {
     /// Notes a change, before anybody looks whom it concerns.
     fn mark(&self, key: u64) {
         let now = self.handled.fetch_add(1, Ordering::SeqCst) + 1;
-        if let Some(slot) = self.slot(key) {
+        if let Some(slot) = slot(&self.marks, key) {
             slot.store(now, Ordering::SeqCst);
         }
     }
@@ -155,15 +153,15 @@ impl Watch {
     /// Whether a change of that may have been handled since: to be asked after what was seen can be found
     /// by whoever handles one.
     fn changed(&self, key: u64, since: Moment) -> bool {
-        self.slot(key)
-            .is_none_or(|slot| slot.load(Ordering::SeqCst) > since.0)
+        slot(&self.marks, key).is_none_or(|slot| slot.load(Ordering::SeqCst) > since.0)
     }
 
-    /// Whether nothing has happened that the kernel does not know.
-    fn has_told_all(&self) -> bool {
-        // In this order: what is no longer in the queue has been looked for.
-        fanotify::is_empty(self.queue.as_fd())
-            && self.looked.load(Ordering::SeqCst) == self.told.load(Ordering::SeqCst)
+    /// Whether an inode is as it was when it was opened last; from now on, this opening is the last. `None` is a state that
+    /// can't be told from the next one.
+    fn is_as_opened_last(&self, key: u64, state: Option<u64>) -> bool {
+        let now = state.unwrap_or(0);
+        slot(&self.opened, key).is_some_and(|slot| slot.swap(now, Ordering::SeqCst) == now)
+            && now != 0
     }
 
     /// What stands for an inode of the file system; `None` for one of another, and if nobody is told any more.
@@ -196,6 +194,33 @@ impl Watch {
             Some(_) => Keep::UntilTold,
         }
     }
+}
+
+fn none(slots: usize) -> Box<[AtomicU64]> {
+    (0..slots).map(|_| AtomicU64::new(0)).collect()
+}
+
+fn slot(slots: &[AtomicU64], key: u64) -> Option<&AtomicU64> {
+    // Any of its bits are as good as others.
+    #[allow(clippy::cast_possible_truncation)]
+    let at = (key as usize).checked_rem(slots.len())?;
+    slots.get(at)
+}
+
+/// What stands for the contents of an inode.
+fn state(key: u64, stat: &Statx) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (key, stat.stx_size).hash(&mut hasher);
+    for time in [stat.stx_mtime, stat.stx_ctime] {
+        (time.tv_sec, time.tv_nsec).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// How long before `now` that was; `None` if it is to come.
+fn since(time: StatxTimestamp, now: Duration) -> Option<Duration> {
+    let time = Duration::new(u64::try_from(time.tv_sec).ok()?, time.tv_nsec);
+    now.checked_sub(time)
 }
 
 /// What stands for a name in a directory.
@@ -280,7 +305,6 @@ impl Changes<'_> {
             changes.for_each(&mut *tell);
         }
         let own = std::process::id();
-        self.watch.looked.fetch_add(1, Ordering::SeqCst);
         let mut heard = Heard::Others;
         for event in group.read()? {
             if event.process == own {
@@ -389,20 +413,6 @@ impl Loopback {
         }
     }
 
-    /// How often [`Changes::next`] has looked so far.
-    #[must_use]
-    pub fn changes_looked_for(&self) -> u64 {
-        let watch = self.watch.get();
-        watch.map_or(0, |watch| watch.looked.load(Ordering::SeqCst))
-    }
-
-    /// The kernel has been told what came of looking so often.
-    pub fn changes_told(&self, looked: u64) {
-        if let Some(watch) = self.watch.get() {
-            watch.told.fetch_max(looked, Ordering::SeqCst);
-        }
-    }
-
     /// Ends the listening, now and later.
     pub fn end_of_changes(&self) {
         if let Some(watch) = self.watch.get() {
@@ -454,25 +464,31 @@ impl Loopback {
         watch.is_some_and(|watch| watch.key(inode).is_some())
     }
 
-    /// Whether it may go on with what it has read of `inode`, of which `stat` was just seen, when somebody opens it:
-    /// it knows of all changes so far, and reading in SRC once more would leave the access time alone.
+    /// Whether the kernel may go on with what it has read of `inode`, which was opened just now and of which `stat` was seen
+    /// since it asked for that: nothing has changed since it was opened last, and reading in SRC once more would
+    /// leave the access time alone. If it may not, it has to be told so.
     pub(super) fn read_for_all(&self, inode: &Inode, object: BorrowedFd<'_>, stat: &Statx) -> bool {
-        let told = |watch: &Watch| watch.key(inode).is_some() && watch.has_told_all();
-        if !self.watch.get().is_some_and(told) {
+        let watch = self.watch.get();
+        let Some((watch, key)) = watch.and_then(|watch| Some((watch, watch.key(inode)?))) else {
             return false;
-        }
+        };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.ok().and_then(|now| i64::try_from(now.as_secs()).ok());
-        let times = [stat.stx_atime, stat.stx_mtime, stat.stx_ctime].map(|time| time.tv_sec);
-        let [atime, mtime, ctime] = times;
+        let Ok(now) = now else {
+            return false;
+        };
+        let is_settled = since(stat.stx_ctime, now).is_some_and(|age| age >= SETTLED);
         let is_directory = inode.kind() == FileType::Directory;
-        match (now, fs::access_times(object, is_directory)) {
-            (_, Ok(AccessTimes::LeftAlone)) => true,
-            (Some(now), Ok(AccessTimes::Relative)) => {
-                !policy::relatime_sets(atime, mtime, ctime, now)
+        watch.is_as_opened_last(key, is_settled.then(|| state(key, stat)))
+            && match fs::access_times(object, is_directory) {
+                Ok(AccessTimes::LeftAlone) => true,
+                Ok(AccessTimes::Relative) => {
+                    let [atime, mtime, ctime] =
+                        [stat.stx_atime, stat.stx_mtime, stat.stx_ctime].map(|time| time.tv_sec);
+                    i64::try_from(now.as_secs())
+                        .is_ok_and(|now| !policy::relatime_sets(atime, mtime, ctime, now))
+                }
+                _ => false,
             }
-            _ => false,
-        }
     }
 
     /// Now, if changes are followed.

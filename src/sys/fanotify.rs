@@ -76,7 +76,7 @@ impl Group {
         Ok(())
     }
 
-    /// The same queue, for [`ignore_writes`] and [`is_empty`] at any time.
+    /// The same queue, for [`ignore_writes`] at any time.
     pub fn queue(&self) -> Result<OwnedFd> {
         super::fs::duplicate(self.fd.as_fd())
     }
@@ -121,12 +121,6 @@ pub fn ignore_writes(queue: BorrowedFd<'_>, object: BorrowedFd<'_>, ignore: bool
         return Err(last_errno());
     }
     Ok(())
-}
-
-/// Whether no event waits in a queue, as far as can be told.
-#[must_use]
-pub fn is_empty(queue: BorrowedFd<'_>) -> bool {
-    rustix::io::ioctl_fionread(queue).is_ok_and(|waiting| waiting == 0)
 }
 
 impl AsFd for Group {

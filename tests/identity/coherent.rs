@@ -147,6 +147,40 @@ isolated! {
         }
     }
 
+    /// A list of names that has not changed is not read again, however much others do to the file system.
+    fn a_list_is_read_once_on_a_busy_file_system() {
+        let env = TestEnv::new();
+        let mut command = env.loopfs(["-f", "--cache=coherent"]);
+        command.arg(env.src()).arg(env.mnt()).env("RUST_LOG", "loopfs=trace");
+        let mount = Mount::start_command(env, command);
+        sh(&mount.src(), "mkdir d; touch d/1 d/2");
+        // relatime: reading sets the access time unless it is later than the change, in whole seconds.
+        thread::sleep(Duration::from_millis(1_100));
+        let list = || sh(&mount.mnt(), "ls d");
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let busy = mount.src().with_file_name("busy");
+                while !over.load(Ordering::Relaxed) {
+                    fs::write(&busy, "x").unwrap();
+                }
+            });
+            for _ in 0..3 {
+                assert_eq!(list(), "1\n2\n");
+            }
+            let before = requests(&mount, "readdir");
+            for _ in 0..20 {
+                assert_eq!(list(), "1\n2\n");
+            }
+            let again = requests(&mount, "readdir") - before;
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(again, 0);
+        });
+        fs::write(mount.source("d/3"), "").unwrap();
+        assert_eq!(list(), "1\n2\n3\n", "at once");
+        mount.finish();
+    }
+
     /// What other programs do to the file system without concern for SRC is nothing to the kernel.
     fn mounts_below_come_and_go() {
         let mount = Mount::start(COHERENT);
