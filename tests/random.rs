@@ -74,7 +74,7 @@ tests! {
     apart_without_file_handles: apart(2) { features_off: "file-handles" }
 
     /// By file handles, with far fewer descriptors than inodes.
-    apart_with_few_descriptors: apart(2) { open_files: Some(64) }
+    apart_with_few_descriptors: apart(2) { open_files: Some(80) }
 
     /// Every read and write a request, with the kernel's page cache.
     apart_with_the_page_cache: apart(2) { options: &["--io", "cached"] }

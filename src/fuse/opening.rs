@@ -60,7 +60,7 @@ impl Opener {
         tree: &Loopback,
         caller: Caller,
         (node, flags): (NodeNo, i32),
-        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+        register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> Result<Opening> {
         let opened = tree.open_file(node, flags)?;
         let (opening, mappable) = self.opening(tree, caller, (node, flags), opened, register);
@@ -76,7 +76,7 @@ impl Opener {
         tree: &Loopback,
         caller: Caller,
         (new, flags): (NewName<'_>, i32),
-        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+        register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> Result<(Entry, Opening)> {
         let Created { mut entry, opened } =
             tree.create(caller, new, flags, open_flags::exclusive(flags))?;
@@ -96,7 +96,7 @@ impl Opener {
         caller: Caller,
         (node, flags): (NodeNo, i32),
         opened: Opened,
-        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+        register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> (Opening, bool) {
         let handle = opened.handle;
         let register = || {

@@ -1,5 +1,6 @@
 //! Open files: open, read, write, flush, release, fsync, fallocate, lseek, copy_file_range.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::handle::FileHandle;
@@ -8,6 +9,7 @@ use super::{Caller, Loopback};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::policy;
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use crate::sys::creds;
 use crate::sys::fs::{self, FileType, WriteMode, open_flags};
 
@@ -93,17 +95,31 @@ impl Loopback {
         caller: Caller,
         (handle, flags): (u64, i32),
         locks: bool,
-        register: impl FnOnce(BorrowedFd<'_>) -> T,
-    ) -> Result<T> {
+        register: impl Fn(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Result<io::Result<T>> {
         let file = self.file(handle)?;
-        let own = if locks || open_flags::writes(flags) {
-            Some(fs::reopen(file.file(), open_flags::READ_ONLY).tried("open as a backing file")?)
+        let _as_caller = if self.acts_for_another(caller) {
+            self.changing(caller, file.file())?
         } else {
             None
         };
-        let backing = own.as_ref().map_or(file.file(), AsFd::as_fd);
-        let _as_caller = self.changing(caller, file.file())?;
-        creds::without_set_id(|| register(backing)).tried("giving up CAP_FSETID")
+        let register = |backing: BorrowedFd<'_>| {
+            creds::without_set_id(|| register(backing)).tried("giving up CAP_FSETID")
+        };
+        if !locks && !open_flags::writes(flags) {
+            return register(file.file());
+        }
+        if self.backing_by_path.load(Ordering::Relaxed) {
+            let object = self.object(&file.inode)?;
+            let registered = register(object.fd())?;
+            let refused = registered.as_ref().err().and_then(Errno::from_io_error);
+            if refused != Some(Errno::BADF) {
+                return Ok(registered);
+            }
+            self.backing_by_path.store(false, Ordering::Relaxed);
+        }
+        let own = fs::reopen(file.file(), open_flags::READ_ONLY);
+        register(own.tried("open as a backing file")?.as_fd())
     }
 
     /// Notes that an open file may be mapped to write to it, without a word to anybody; whether that is new.

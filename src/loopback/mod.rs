@@ -49,9 +49,10 @@ use std::path::Path;
 
 use crate::error::{Errno, Error, Result, Tried};
 use crate::policy;
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, OnceLock};
 use crate::sys::creds::{self, CallerGuard, OwnerCheck};
-use crate::sys::{fs, rights};
+use crate::sys::{features, fs, rights};
 
 use crossing::Crossing;
 use descriptors::Descriptors;
@@ -111,6 +112,8 @@ pub struct Loopback {
     noatime: bool,
     /// Of which type SRC's file system is; 0 if it does not say.
     filesystem: u64,
+    /// Whether the kernel takes descriptors with `O_PATH` for backing files, as far as is known.
+    backing_by_path: AtomicBool,
 }
 
 impl Loopback {
@@ -138,6 +141,7 @@ impl Loopback {
             acts_as_callers: creds::can_act_as_others(),
             noatime: settings.noatime,
             filesystem,
+            backing_by_path: AtomicBool::new(!features::is_off("backing-by-path")),
         })
     }
 
@@ -227,6 +231,7 @@ impl Loopback {
     ) -> Result<CallerGuard> {
         let mut groups = None;
         if self.acts_as_callers && policy::is_set_group_id(mode) {
+            creds::keep_set_id().tried("taking CAP_FSETID")?;
             let stat = fs::stat(self.object(dir)?.fd()).tried("statx")?;
             let dir_mode = u32::from(stat.stx_mode);
             if policy::creation_depends_on_groups(mode, dir_mode, stat.stx_gid, caller.gid) {
@@ -250,7 +255,7 @@ impl Loopback {
         object: BorrowedFd<'_>,
     ) -> Result<Option<CallerGuard>> {
         if !self.acts_for_another(caller) {
-            return Ok(None);
+            return itself();
         }
         let stat = fs::stat(object).tried("statx")?;
         let groups =
@@ -270,7 +275,7 @@ impl Loopback {
         changes: &attr::Changes,
     ) -> Result<Option<CallerGuard>> {
         if !self.acts_for_another(caller) {
-            return Ok(None);
+            return itself();
         }
         let stat = fs::stat(object).tried("statx")?;
         let mode = u32::from(stat.stx_mode);
@@ -333,6 +338,13 @@ impl Loopback {
         };
         CallerGuard::enter(identity, self.acts_as_callers).tried("acting as the caller")
     }
+}
+
+/// This thread as the daemon itself, with all that it may.
+fn itself() -> Result<Option<CallerGuard>> {
+    creds::keep_set_id()
+        .tried("taking CAP_FSETID")
+        .map(|()| None)
 }
 
 /// Who judges a change that is the owner's alone, of what `stat` says: SRC if it is the caller's; nobody

@@ -19,6 +19,8 @@ use rustix::fs::Mode;
 use rustix::io::{Errno, Result};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
+use crate::sync::OnceLock;
+
 /// Capabilities that a caller without uid 0 must not lend from the daemon.
 const WITHHELD: CapabilitySet = CapabilitySet::FSETID
     .union(CapabilitySet::SYS_RESOURCE)
@@ -106,29 +108,56 @@ impl CallerGuard {
 
 /// Does `act` without `CAP_FSETID`: what is registered with the kernel meanwhile acts on files with these
 /// rights later, for whoever asks, and is to clear set-id bits for all of them.
+///
+/// This thread goes on without it, because it is likely to register something else soon and to have no use for it
+/// before: what keeps set-id bits as root says so first ([`keep_set_id`]).
 pub fn without_set_id<T>(act: impl FnOnce() -> T) -> Result<T> {
-    let before = rustix::thread::capabilities(None)?;
-    if !before.effective.contains(CapabilitySet::FSETID) {
-        return Ok(act());
+    let before = capabilities()?;
+    if before.effective.contains(CapabilitySet::FSETID) {
+        set_capabilities(CapabilitySets {
+            effective: before.effective - CapabilitySet::FSETID,
+            ..before
+        })?;
+        let _ = GIVEN_UP.set(());
     }
-    let less = CapabilitySets {
-        effective: before.effective - CapabilitySet::FSETID,
-        ..before
-    };
-    rustix::thread::set_capabilities(None, less)?;
-    let _restored = Restored(before);
     Ok(act())
 }
 
-/// This thread's capabilities as they are to be again, after a panic too.
-struct Restored(CapabilitySets);
-
-impl Drop for Restored {
-    fn drop(&mut self) {
-        if rustix::thread::set_capabilities(None, self.0).is_err() {
-            std::process::abort();
-        }
+/// This thread has `CAP_FSETID` again, if it, or the one that started it, has given that up for [`without_set_id`].
+pub fn keep_set_id() -> Result<()> {
+    if GIVEN_UP.get().is_none() {
+        return Ok(());
     }
+    let now = capabilities()?;
+    set_capabilities(CapabilitySets {
+        effective: now.effective | CapabilitySet::FSETID,
+        ..now
+    })
+}
+
+/// Some thread of this process had `CAP_FSETID` and may have it again.
+static GIVEN_UP: OnceLock<()> = OnceLock::new();
+
+thread_local! {
+    /// This thread's capabilities, which nobody but this module changes.
+    static CAPABILITIES: Cell<Option<CapabilitySets>> = const { Cell::new(None) };
+}
+
+fn capabilities() -> Result<CapabilitySets> {
+    if let Some(sets) = CAPABILITIES.get() {
+        return Ok(sets);
+    }
+    let sets = rustix::thread::capabilities(None)?;
+    CAPABILITIES.set(Some(sets));
+    Ok(sets)
+}
+
+fn set_capabilities(sets: CapabilitySets) -> Result<()> {
+    if CAPABILITIES.replace(None) != Some(sets) {
+        rustix::thread::set_capabilities(None, sets)?;
+    }
+    CAPABILITIES.set(Some(sets));
+    Ok(())
 }
 
 /// Whether this process has `CAP_SYS_ADMIN`.
@@ -180,7 +209,7 @@ fn change(identity: Identity<'_>) -> Result<Option<Before>> {
     if (uid, gid) == (identity.uid, identity.gid) {
         return Ok(None);
     }
-    let capabilities = rustix::thread::capabilities(None)?;
+    let capabilities = capabilities()?;
     let mut before = Before {
         uid,
         gid,
@@ -208,13 +237,10 @@ fn change(identity: Identity<'_>) -> Result<Option<Before>> {
             if !identity.admin {
                 effective -= CapabilitySet::SYS_ADMIN;
             }
-            rustix::thread::set_capabilities(
-                None,
-                CapabilitySets {
-                    effective,
-                    ..capabilities
-                },
-            )?;
+            set_capabilities(CapabilitySets {
+                effective,
+                ..capabilities
+            })?;
         }
         Ok(())
     })();
@@ -232,7 +258,7 @@ fn change(identity: Identity<'_>) -> Result<Option<Before>> {
 fn restore(before: &Before) -> Result<()> {
     set_fs_uid(before.uid)?;
     set_fs_gid(before.gid)?;
-    rustix::thread::set_capabilities(None, before.capabilities)?;
+    set_capabilities(before.capabilities)?;
     match &before.groups {
         Some(groups) => rustix::thread::set_thread_groups(groups),
         None => Ok(()),
@@ -249,9 +275,10 @@ fn fs_gid() -> u32 {
     unsafe { libc::setfsgid(u32::MAX) }.cast_unsigned()
 }
 
-/// setfsuid(2), which reports no error: whether it worked is asked.
+/// setfsuid(2), which reports no error: whether it worked is asked. Capabilities go or come with it.
 fn set_fs_uid(uid: u32) -> Result<()> {
     IDS.set(None);
+    CAPABILITIES.set(None);
     // SAFETY: takes a number and touches no memory; glibc makes this call for this thread alone.
     unsafe { libc::setfsuid(uid) };
     if fs_uid() == uid {
@@ -347,6 +374,39 @@ mod tests {
         drop(there.join().unwrap());
         drop(guard);
         assert_eq!(rustix::process::getgroups().unwrap(), own);
+    }
+
+    #[test]
+    fn set_id_bits_are_cleared_until_they_are_to_be_kept_again() {
+        let has_it = || {
+            let now = rustix::thread::capabilities(None).unwrap();
+            now.effective.contains(CapabilitySet::FSETID)
+        };
+        let before = rustix::thread::capabilities(None).unwrap();
+        for _ in 0..2 {
+            assert!(!without_set_id(has_it).unwrap());
+            assert!(!without_set_id(has_it).unwrap(), "nor the second time");
+            keep_set_id().unwrap();
+            assert_eq!(rustix::thread::capabilities(None).unwrap(), before);
+            // Root with another group: the thread gets back what it had before, which it then gives up again.
+            let identity = Identity {
+                uid: 0,
+                ..nobody(0)
+            };
+            let guard = CallerGuard::enter(identity, true).unwrap();
+            assert!(!without_set_id(has_it).unwrap());
+            drop(guard);
+            assert!(!without_set_id(has_it).unwrap());
+            let guard = CallerGuard::enter(nobody(0), true).unwrap();
+            assert!(!without_set_id(has_it).unwrap());
+            drop(guard);
+            assert!(!without_set_id(has_it).unwrap());
+            // A thread begins as the one that starts it.
+            let kept = std::thread::spawn(move || keep_set_id().is_ok() && has_it());
+            assert!(kept.join().unwrap());
+            keep_set_id().unwrap();
+            assert_eq!(rustix::thread::capabilities(None).unwrap(), before);
+        }
     }
 
     #[test]

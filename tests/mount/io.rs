@@ -215,10 +215,18 @@ fn opens_of_one_file_that_come_and_go() {
 }
 
 /// A program that was written through MNT runs as soon as its writer has closed it, in SRC too, and while others
-/// have it open.
+/// have it open; also where the kernel wants a file that is open for a backing file (before Linux 6.16).
 #[test]
 fn a_program_is_free_when_its_writer_has_closed_it() {
-    let mount = Mount::start(&[]);
+    for off in ["", "backing-by-path"] {
+        let env = TestEnv::new();
+        let mut command = env.loopfs(["-f".into(), env.src(), env.mnt()]);
+        command.env("LOOPFS_FEATURES_OFF", off);
+        program_is_free(Mount::start_command(env, command));
+    }
+}
+
+fn program_is_free(mount: Mount) {
     fs::copy("/bin/true", mount.path("t")).unwrap();
     let writer = File::options().append(true).open(mount.path("t")).unwrap();
     let reader = File::open(mount.path("t")).unwrap();
