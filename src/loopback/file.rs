@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::handle::FileHandle;
 use super::inode::{Inode, NodeNo};
-use super::{Caller, Loopback};
+use super::{Caller, Loopback, itself};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::policy;
 use crate::sync::Arc;
@@ -168,7 +168,7 @@ impl Loopback {
         let file = self.file(handle)?;
         let _as_caller = match caller {
             Some(caller) => self.changing(caller, file.file())?,
-            None => None,
+            None => itself()?,
         };
         let written = fs::write_at(file.file(), offset, data, mode).tried("pwrite")?;
         u32::try_from(written).map_err(|_| Error::BAD_RANGE)

@@ -235,7 +235,8 @@ fn program_is_free(mount: Mount) {
         assert_eq!(
             busy.kind(),
             std::io::ErrorKind::ExecutableFileBusy,
-            "{path:?}"
+            "{}",
+            path.display()
         );
     }
     drop(writer);
