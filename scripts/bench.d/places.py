@@ -222,7 +222,10 @@ def all_places(wanted, directory, make_disk, loopfs, target):
         "bind": lambda: Bind("bind", directory, make_disk),
         "loopfs": daemon("loopfs", lambda src, mnt: [loopfs, "-f", src, mnt]),
         "loopfs-ttl": daemon("loopfs-ttl", lambda src, mnt: [loopfs, "-f", "--cache", "ttl", src, mnt]),
-        "loopfs-1": daemon("loopfs-1", lambda src, mnt: [loopfs, "-f", "--threads", "1", src, mnt]),
+        **{f"loopfs-{n}": daemon(f"loopfs-{n}", lambda src, mnt, n=n: [loopfs, "-f", "--threads", str(n), src, mnt])
+           for n in (1, 2, 4, 8)},
+        # On one CPU, whichever the callers are on.
+        "loopfs-pinned": daemon("loopfs-pinned", lambda src, mnt: ["taskset", "-c", "0", loopfs, "-f", "--threads", "1", src, mnt]),
         "loopfs-cached": daemon("loopfs-cached", lambda src, mnt: [loopfs, "-f", "--io", "cached", src, mnt]),
         "loopfs-direct": daemon("loopfs-direct", lambda src, mnt: [loopfs, "-f", "--io", "direct", src, mnt]),
         "loopfs-awake": daemon("loopfs-awake", lambda src, mnt: [loopfs, "-f", "--low-latency", src, mnt]),

@@ -82,7 +82,8 @@ impl Opener {
             tree.create(caller, new, flags, open_flags::exclusive(flags))?;
         let node = entry.lookup.inode().number();
         let (opening, mappable) = self.opening(tree, caller, (node, flags), opened, register);
-        if mappable {
+        // Nothing can be mapped of an empty file, and what makes it larger asks for its attributes anew.
+        if mappable && entry.attr.size != 0 {
             entry.attr.keep = Keep::No;
         }
         Ok((entry, opening))

@@ -74,6 +74,7 @@ impl Loopback {
         } else {
             flags
         };
+        let moment = self.moment();
         let made = {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
             let dir = self.object(&parent)?;
@@ -88,7 +89,12 @@ impl Loopback {
         .tried("creating a file")?;
         let reopen = || fs::reopen_object(file.as_fd());
         let object = self.descriptors.with_room(reopen).tried("open")?;
-        let entry = self.enter(object)?;
+        let mut entry = self.enter(object)?;
+        entry.name = self.name_kept_since(
+            moment,
+            (&parent, name.as_c_str()),
+            entry.lookup.inode(),
+        );
         let handle = self
             .files
             .insert(FileHandle::new(Arc::clone(entry.lookup.inode()), file));
