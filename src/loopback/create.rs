@@ -90,11 +90,7 @@ impl Loopback {
         let reopen = || fs::reopen_object(file.as_fd());
         let object = self.descriptors.with_room(reopen).tried("open")?;
         let mut entry = self.enter(object)?;
-        entry.name = self.name_kept_since(
-            moment,
-            (&parent, name.as_c_str()),
-            entry.lookup.inode(),
-        );
+        entry.name = self.name_kept_since(moment, (&parent, name.as_c_str()), entry.lookup.inode());
         let handle = self
             .files
             .insert(FileHandle::new(Arc::clone(entry.lookup.inode()), file));
