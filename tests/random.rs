@@ -79,6 +79,9 @@ tests! {
     /// Every read and write a request, with the kernel's page cache.
     apart_with_the_page_cache: apart(2) { options: &["--io", "cached"] }
 
+    /// The same where the kernel says which files it opens and closes.
+    apart_with_the_page_cache_and_opens: apart(2) { options: &["--io", "cached"], features_off: "no-opens" }
+
     /// Every read and write a request, without it.
     apart_without_a_page_cache: apart(2) { options: &["--io", "direct"] }
 

@@ -15,11 +15,10 @@ use fuser::{
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::backing::{Backings, Lack};
-use super::cache::KernelCache;
+use super::backing::Lack;
 use super::convert::{LockRequest, caller, decode_device, kind, node, set_time};
 use super::lock::Forward;
-use super::opening::{Opener, Opening};
+use super::opening::{NO_HANDLE, Opener, Opening};
 use super::reply::{Found, time_of};
 use super::serve::{Respond, Service, Step};
 use super::workers::Workers;
@@ -35,6 +34,7 @@ use crate::loopback::lookup::Entry;
 use crate::loopback::{Caller, Loopback};
 use crate::op::Op;
 use crate::sync::{Arc, Mutex, lock};
+use crate::sys::features;
 use crate::sys::fs::{FileType, WriteMode, open_flags};
 
 /// The largest write request, in bytes: what the kernel's default of 256 pages a request allows.
@@ -60,13 +60,33 @@ pub(super) struct Adapter {
     negotiated: Arc<Mutex<String>>,
 }
 
+/// Does `act` with the handle of a file, which is opened for that alone if the kernel has none.
+fn with_handle<T>(
+    tree: &Loopback,
+    (ino, handle): (INodeNo, FileHandle),
+    flags: i32,
+    act: impl FnOnce(u64) -> Result<T>,
+) -> Result<T> {
+    match handle.0 {
+        NO_HANDLE => act(tree.open_for_now(node(ino), flags)?.handle()),
+        handle => act(handle),
+    }
+}
+
+/// How far it came: to its end, or to where it would have to wait, with this left.
+fn done_or_left<T, W>(done: Result<T>, left: impl FnOnce() -> W) -> Result<Step<T, W>> {
+    match done {
+        Err(error) if error.errno() == CoreErrno::WOULDBLOCK => Ok(Step::Left(left())),
+        done => done.map(Step::Done),
+    }
+}
+
 impl Adapter {
     pub(super) fn new(
         tree: Arc<Loopback>,
         service: Service,
         forward: Option<Arc<Forward>>,
-        cache: Arc<KernelCache>,
-        backings: Arc<Backings>,
+        opener: Opener,
         options: &Options,
         negotiated: Arc<Mutex<String>>,
     ) -> Self {
@@ -76,11 +96,6 @@ impl Adapter {
             kernel_checks,
             ..
         } = *options;
-        let opener = Opener {
-            cache,
-            backings,
-            hears_closes: forward.is_some(),
-        };
         Self {
             tree,
             service: Arc::new(service),
@@ -110,27 +125,56 @@ impl Adapter {
             op,
             reply,
             |_| Ok(Step::Left(())),
-            |tree, _| work(tree),
+            |tree, _, ()| work(tree),
         );
     }
 
-    /// The same where trying comes first, by `at_once`, and may leave nothing to do.
-    fn serve_maybe_slowly<R>(
+    /// Serves what is asked of an open file. If it has no handle and somebody has a lease on it, opening it waits, on a
+    /// thread of its own, where `work` gets its data once more.
+    fn serve_on_file<R>(
         &self,
         caller: Caller,
         op: Op,
         reply: R,
-        at_once: impl FnOnce(&mut R) -> Result<Step<R::Ok, ()>>,
-        work: impl FnOnce(&Loopback, &mut R) -> Result<R::Ok> + Send + 'static,
+        (file, flags, data): ((INodeNo, FileHandle), i32, &[u8]),
+        work: impl Fn(&Loopback, u64, &[u8]) -> Result<R::Ok> + Clone + Send + 'static,
+    ) where
+        R: Respond + Send + 'static,
+    {
+        if file.1.0 != NO_HANDLE {
+            let work = |_: &Caller, _: &mut R| work(&self.tree, file.1.0, data);
+            return self.service.serve(caller, op, reply, work);
+        }
+        let on_file = move |tree: &Loopback, flags, data: &[u8]| {
+            with_handle(tree, file, flags, |handle| work(tree, handle, data))
+        };
+        let later = on_file.clone();
+        let at_once = |_: &mut R| {
+            let done = on_file(&self.tree, open_flags::without_waiting(flags), data);
+            done_or_left(done, || data.to_vec())
+        };
+        self.serve_maybe_slowly(caller, op, reply, at_once, move |tree, _, data: Vec<u8>| {
+            later(tree, flags, &data)
+        });
+    }
+
+    /// The same where trying comes first, by `at_once`, and may leave nothing to do.
+    fn serve_maybe_slowly<R, W: Send + 'static>(
+        &self,
+        caller: Caller,
+        op: Op,
+        reply: R,
+        at_once: impl FnOnce(&mut R) -> Result<Step<R::Ok, W>>,
+        work: impl FnOnce(&Loopback, &mut R, W) -> Result<R::Ok> + Send + 'static,
     ) where
         R: Respond + Send + 'static,
     {
         self.service
-            .serve_or_owe(caller, op, reply, at_once, |owed, ()| {
+            .serve_or_owe(caller, op, reply, at_once, |owed, left| {
                 let tree = Arc::clone(&self.tree);
+                let finish = move |reply: &mut R| work(&tree, reply, left);
                 // Without a thread it is done here and now: late for others, but done.
-                self.slow
-                    .hand(Box::new(move |_| owed.answer(|reply| work(&tree, reply))));
+                self.slow.hand(Box::new(move |_| owed.answer(finish)));
             });
     }
 
@@ -198,11 +242,18 @@ impl Filesystem for Adapter {
         let _ = config.set_max_write(MAX_WRITE);
         let _ = config.set_max_background(MAX_BACKGROUND);
         let _ = config.set_time_granularity(Duration::from_nanos(1));
+        self.opener.is_not_asked &= self.kernel_checks
+            && !self.opener.hears_closes
+            && self.tree.can_do_without_handles()
+            && !features::is_off("no-opens");
         let abi = config.kernel_abi();
         let mut line = format!("FUSE {}.{}, in use: {}", abi.0, abi.1, used.join(" "));
         if !missing.is_empty() {
             line.push_str("; not in this kernel: ");
             line.push_str(&missing.join(" "));
+        }
+        if self.opener.is_not_asked {
+            line.push_str("; the kernel opens and closes files without asking");
         }
         *lock(&self.negotiated) = line;
         Ok(())
@@ -217,10 +268,11 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.service.serve(caller(req), Op::Lookup, reply, |_, _| {
+            let moment = self.tree.moment();
             match self.tree.lookup(node(parent), name) {
                 Ok(entry) => Ok(self.found(entry)),
                 Err(error) if error.errno() == CoreErrno::NOENT => {
-                    let keep = self.tree.keep_absence(node(parent));
+                    let keep = self.tree.keep_absence(node(parent), moment);
                     let time = time_of(keep, self.caching.negative);
                     if time.is_zero() {
                         return Err(error);
@@ -239,7 +291,8 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         self.service.serve(caller(req), Op::Getattr, reply, |_, _| {
-            let attr = self.tree.getattr(node(ino), fh.map(|fh| fh.0))?;
+            let handle = fh.map(|fh| fh.0).filter(|handle| *handle != NO_HANDLE);
+            let attr = self.tree.getattr(node(ino), handle)?;
             Ok((attr, self.caching))
         });
     }
@@ -271,14 +324,21 @@ impl Filesystem for Adapter {
             atime,
             mtime,
         };
-        let (caller, node, handle, caching) =
-            (caller(req), node(ino), fh.map(|fh| fh.0), self.caching);
+        let (caller, caching) = (caller(req), self.caching);
         let change = move |tree: &Loopback| {
-            let attr = tree.setattr(caller, node, &changes, handle)?;
+            let set = |handle| tree.setattr(caller, node(ino), &changes, handle);
+            let attr = match fh {
+                // An ftruncate(2).
+                Some(fh) if size.is_some() => {
+                    let flags = open_flags::for_writing(open_flags::READ_ONLY);
+                    with_handle(tree, (ino, fh), flags, |handle| set(Some(handle)))
+                }
+                _ => set(None),
+            }?;
             Ok((attr, caching))
         };
         // Truncating by name waits for whoever has a lease on the file.
-        if size.is_some() && handle.is_none() {
+        if size.is_some() && fh.is_none_or(|fh| fh.0 == NO_HANDLE) {
             self.serve_slowly(caller, Op::Setattr, reply, change);
         } else {
             self.service
@@ -403,21 +463,22 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.opener.is_not_asked {
+            return reply.error(Errno::ENOSYS); // and it never asks again
+        }
         let (caller, node, flags) = (caller(req), node(ino), flags.0);
         let at_once = |reply: &mut ReplyOpen| {
             let what = (node, open_flags::without_waiting(flags));
             let register = |file: BorrowedFd<'_>| reply.open_backing(file);
-            match self.opener.open(&self.tree, caller, what, register) {
-                Err(error)
-                    if error.errno() == CoreErrno::WOULDBLOCK && open_flags::waits(flags) =>
-                {
-                    Ok(Step::Left(()))
-                }
-                result => result.map(Step::Done),
+            let opened = self.opener.open(&self.tree, caller, what, register);
+            if open_flags::waits(flags) {
+                done_or_left(opened, || ())
+            } else {
+                opened.map(Step::Done)
             }
         };
         let opener = self.opener.clone();
-        self.serve_maybe_slowly(caller, Op::Open, reply, at_once, move |tree, reply| {
+        self.serve_maybe_slowly(caller, Op::Open, reply, at_once, move |tree, reply, ()| {
             let register = |file: BorrowedFd<'_>| reply.open_backing(file);
             opener.open(tree, caller, (node, flags), register)
         });
@@ -442,33 +503,40 @@ impl Filesystem for Adapter {
                     umask,
                 };
                 let register = |file: BorrowedFd<'_>| reply.open_backing(file);
-                let created = self
-                    .opener
-                    .create(&self.tree, *caller, (new, flags), register)?;
-                Ok((created.0, created.1, self.caching))
+                let (entry, opening) = if self.opener.is_not_asked {
+                    // It would not be told of the end of this one either.
+                    let exclusive = open_flags::exclusive(flags);
+                    let created = self.tree.create(*caller, new, flags, exclusive)?;
+                    self.tree.release(created.opened.handle)?;
+                    (created.entry, Opening::without_handle())
+                } else {
+                    self.opener
+                        .create(&self.tree, *caller, (new, flags), register)?
+                };
+                Ok((entry, opening, self.caching))
             });
     }
 
     fn read(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.service.serve(caller(req), Op::Read, reply, |_, _| {
-            self.tree.read(fh.0, offset, size)
-        });
+        let file = ((ino, fh), open_flags::for_reading(flags.0), &[][..]);
+        let read = move |tree: &Loopback, handle, _: &[u8]| tree.read(handle, offset, size);
+        self.serve_on_file(caller(req), Op::Read, reply, file, read);
     }
 
     fn write(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -484,11 +552,13 @@ impl Filesystem for Adapter {
             append: open_flags::append(flags.0) && !from_cache,
             sync: open_flags::data_sync(flags.0) && !from_cache,
         };
-        self.service
-            .serve(caller(req), Op::Write, reply, |caller, _| {
-                let caller = (!from_cache).then_some(*caller);
-                self.tree.write(caller, fh.0, offset, data, mode)
-            });
+        let caller = caller(req);
+        let writer = (!from_cache).then_some(caller);
+        let file = ((ino, fh), open_flags::for_writing(flags.0), data);
+        let write = move |tree: &Loopback, handle, data: &[u8]| {
+            tree.write(writer, handle, offset, data, mode)
+        };
+        self.serve_on_file(caller, Op::Write, reply, file, write);
     }
 
     fn flush(
@@ -499,6 +569,10 @@ impl Filesystem for Adapter {
         lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        if self.opener.is_not_asked {
+            // Nothing is left to write when a file is closed, and SRC's file system has nothing to say.
+            return reply.error(Errno::ENOSYS);
+        }
         self.service.serve(caller(req), Op::Flush, reply, |_, _| {
             let result = self.tree.flush(fh.0);
             if let Some(forward) = &self.forward {
@@ -519,6 +593,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service.serve(caller(req), Op::Release, reply, |_, _| {
+            if fh.0 == NO_HANDLE {
+                return Ok(());
+            }
             let (node, writes) = (node(ino), open_flags::writes(flags.0));
             self.opener.backings.released(node, writes, || {
                 self.tree.hear_writes(node);
@@ -591,13 +668,15 @@ impl Filesystem for Adapter {
     fn fsync(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
         self.serve_slowly(caller(req), Op::Fsync, reply, move |tree| {
-            tree.fsync(fh.0, datasync)
+            with_handle(tree, (ino, fh), open_flags::READ_ONLY, |handle| {
+                tree.fsync(handle, datasync)
+            })
         });
     }
 
@@ -729,31 +808,34 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.service
-            .serve(caller(req), Op::Fallocate, reply, |caller, _| {
-                self.tree.fallocate(*caller, fh.0, mode, offset, length)
-            });
+        let caller = caller(req);
+        let flags = open_flags::for_writing(open_flags::READ_ONLY);
+        let allocate = move |tree: &Loopback, handle, _: &[u8]| {
+            tree.fallocate(caller, handle, mode, offset, length)
+        };
+        let file = ((ino, fh), flags, &[][..]);
+        self.serve_on_file(caller, Op::Fallocate, reply, file, allocate);
     }
 
     fn lseek(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.service.serve(caller(req), Op::Lseek, reply, |_, _| {
-            self.tree.lseek(fh.0, offset, whence)
-        });
+        let file = ((ino, fh), open_flags::READ_ONLY, &[][..]);
+        let seek = move |tree: &Loopback, handle, _: &[u8]| tree.lseek(handle, offset, whence);
+        self.serve_on_file(caller(req), Op::Lseek, reply, file, seek);
     }
 
     fn copy_file_range(
@@ -762,7 +844,7 @@ impl Filesystem for Adapter {
         ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
@@ -770,10 +852,14 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let caller = caller(req);
-        let (from, to) = ((fh_in.0, offset_in), (fh_out.0, offset_out));
         let cache = Arc::clone(&self.opener.cache);
         self.serve_slowly(caller, Op::CopyFileRange, reply, move |tree| {
-            let copied = tree.copy_range(caller, from, to, len)?;
+            let writing = open_flags::for_writing(open_flags::READ_ONLY);
+            let copied = with_handle(tree, (ino_in, fh_in), open_flags::READ_ONLY, |from| {
+                with_handle(tree, (ino_out, fh_out), writing, |to| {
+                    tree.copy_range(caller, (from, offset_in), (to, offset_out), len)
+                })
+            })?;
             // The kernel knows that one was written, but not that the other was read.
             cache.drop_attributes(node(ino_in));
             Ok(copied)
@@ -791,16 +877,24 @@ impl Filesystem for Adapter {
         out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.service
-            .serve(caller(req), Op::Ioctl, reply, |caller, _| {
-                let ioctl = Ioctl::new(cmd)?;
-                let is_dir = flags.contains(IoctlFlags::FUSE_IOCTL_DIR);
-                let answer = self.tree.ioctl(*caller, fh.0, is_dir, ioctl, in_data)?;
-                if ioctl.changes() {
-                    self.opener.cache.drop_attributes(node(ino));
-                }
-                Ok(fitted(answer, out_size))
-            });
+        let caller = caller(req);
+        let is_dir = flags.contains(IoctlFlags::FUSE_IOCTL_DIR);
+        let cache = Arc::clone(&self.opener.cache);
+        let run = move |tree: &Loopback, handle, input: &[u8]| {
+            let ioctl = Ioctl::new(cmd)?;
+            let answer = tree.ioctl(caller, handle, is_dir, ioctl, input)?;
+            if ioctl.changes() {
+                cache.drop_attributes(node(ino));
+            }
+            Ok(fitted(answer, out_size))
+        };
+        if is_dir {
+            let run = |_: &Caller, _: &mut _| run(&self.tree, fh.0, in_data);
+            self.service.serve(caller, Op::Ioctl, reply, run);
+        } else {
+            let file = ((ino, fh), open_flags::READ_ONLY, in_data);
+            self.serve_on_file(caller, Op::Ioctl, reply, file, run);
+        }
     }
 
     // The kernel does without these two: its own poll says "ready", block maps are for block

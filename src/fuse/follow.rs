@@ -56,9 +56,6 @@ impl Lack {
             Self::Unwatched(Unwatched::SwitchedOff) => {
                 "fanotify is switched off by LOOPFS_FEATURES_OFF".to_owned()
             }
-            Self::Unwatched(Unwatched::NoHandles) => {
-                "the source gives no file handles that this process could open".to_owned()
-            }
             Self::Unwatched(Unwatched::NotLocal) => {
                 "the source's file system may change without this machine".to_owned()
             }
@@ -231,6 +228,15 @@ impl Follower {
         })
     }
 
+    /// How changes come to be known.
+    pub(super) fn means(&self) -> &'static str {
+        if self.tree.watches_one_by_one() {
+            "fanotify, of what this process can read"
+        } else {
+            "fanotify"
+        }
+    }
+
     /// Starts the threads. Without them nothing may be remembered until it changes, so that is an error.
     pub(super) fn start(self) -> io::Result<Following> {
         let tree = Arc::clone(&self.tree);
@@ -275,11 +281,6 @@ impl Follower {
         let (mut young, mut old) = (Batch::default(), Batch::default());
         let mut turn: Option<Instant> = None;
         while let Some(batch) = pending.next(turn) {
-            if batch.all {
-                log::info!(
-                    "so much has changed in the source at once that the kernel is to forget all of it"
-                );
-            }
             self.tell_batch(&batch);
             young.add_all(batch);
             if turn.is_some_and(|turn| turn <= Instant::now()) {

@@ -41,6 +41,7 @@ use backing::{Backings, Lack};
 use cache::KernelCache;
 use follow::{Follower, Following};
 use lock::Forward;
+use opening::Opener;
 use prune::Pruner;
 use serve::Service;
 
@@ -131,15 +132,13 @@ impl Server {
         };
         let negotiated = Arc::default();
         let log = Arc::clone(&negotiated);
-        let adapter = Adapter::new(
-            tree,
-            service,
-            forward,
-            Arc::clone(&cache),
-            Arc::clone(&backings),
-            options,
-            log,
-        );
+        let opener = Opener {
+            cache: Arc::clone(&cache),
+            backings: Arc::clone(&backings),
+            hears_closes: forward.is_some(),
+            is_not_asked: options.io == Io::Cached && follower.is_ok(),
+        };
+        let adapter = Adapter::new(tree, service, forward, opener, options, log);
         let session = fuser::Session::from_fd(adapter, device, acl, config)?;
         cache.connected(session.notifier());
         if backings.lack().is_none() && passthrough::permitted(pruner.device()).is_err() {
@@ -154,8 +153,9 @@ impl Server {
             }
         }
         match &follower {
-            Ok(_) => {
-                negotiated.push_str("; what the kernel remembers is true to the source (fanotify)");
+            Ok(follower) => {
+                let text = "; what the kernel remembers is true to the source";
+                let _ = write!(negotiated, "{text} ({})", follower.means());
             }
             Err(lack) => {
                 let text = "; the kernel remembers names and attributes for a time";

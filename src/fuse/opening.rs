@@ -29,7 +29,19 @@ pub(super) struct Opening {
     pub(super) backing: Option<Arc<BackingId>>,
 }
 
+/// The handle of a file that was opened without a word: no open file has that number.
+pub(super) const NO_HANDLE: u64 = 0;
+
 impl Opening {
+    /// A file that is to be used as those that were opened without a word.
+    pub(super) fn without_handle() -> Self {
+        Self {
+            handle: NO_HANDLE,
+            flags: FopenFlags::FOPEN_KEEP_CACHE,
+            backing: None,
+        }
+    }
+
     /// A directory.
     pub(super) fn of_directory(opened: OpenedDir) -> Self {
         let mut flags = FopenFlags::empty();
@@ -50,6 +62,8 @@ pub(super) struct Opener {
     pub(super) backings: Arc<Backings>,
     /// Whoever closes a file is to be heard: locks of theirs in SRC end with it.
     pub(super) hears_closes: bool,
+    /// The kernel is to open and close files without a word, where that can be had. What it asks of them then has no handle.
+    pub(super) is_not_asked: bool,
 }
 
 impl Opener {

@@ -45,6 +45,27 @@ pub struct Opened {
     pub kept: bool,
 }
 
+/// A file that is open as long as this is held.
+#[derive(Debug)]
+pub struct ForNow<'a> {
+    tree: &'a Loopback,
+    handle: u64,
+}
+
+impl ForNow<'_> {
+    /// The number of its handle.
+    #[must_use]
+    pub fn handle(&self) -> u64 {
+        self.handle
+    }
+}
+
+impl Drop for ForNow<'_> {
+    fn drop(&mut self) {
+        drop(self.tree.files.remove(self.handle));
+    }
+}
+
 impl Loopback {
     /// Opens a regular file with the data-related part of open(2)'s flags.
     /// FIFOs, sockets and devices are opened by the kernel and never asked for here.
@@ -69,6 +90,19 @@ impl Loopback {
             kept,
             ..self.as_opened(handle, stat.stx_mode.into(), &inode)
         })
+    }
+
+    /// Opens a regular file for a single request, where the kernel does not say which files it has open.
+    pub fn open_for_now(&self, node: NodeNo, flags: i32) -> Result<ForNow<'_>> {
+        let inode = self.inode(node)?;
+        if inode.kind() != FileType::RegularFile {
+            return Err(Error::WRONG_TYPE);
+        }
+        let object = self.object(&inode)?;
+        let file = self.opened(flags, |flags| fs::reopen(object.fd(), flags))?;
+        drop(object);
+        let handle = self.files.insert(FileHandle::new(inode, file));
+        Ok(ForNow { tree: self, handle })
     }
 
     /// What there is to know of an open file of that mode.

@@ -27,9 +27,9 @@ impl Index {
         &self.0[key as usize & (SHARDS - 1)]
     }
 
-    /// Enters an inode, if it has a handle.
+    /// Enters an inode, if it is heard of by a handle.
     pub(super) fn insert(&self, inode: &Inode) {
-        if let Some(handle) = inode.handle() {
+        if let Some(handle) = inode.heard_by() {
             let key = handle.generation();
             lock(self.shard(key)).insert(key, inode.number());
         }
@@ -37,7 +37,7 @@ impl Index {
 
     /// Takes it out.
     pub(super) fn remove(&self, inode: &Inode) {
-        if let Some(handle) = inode.handle() {
+        if let Some(handle) = inode.heard_by() {
             let key = handle.generation();
             let mut shard = lock(self.shard(key));
             shard.remove(&key);

@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, OnceLock, lock};
 use crate::sys::fs::{self, FileType, Statx};
 use crate::sys::handle::Handle;
 
@@ -82,8 +82,15 @@ const UNHEARD: u8 = 16;
 #[derive(Debug)]
 enum Reach {
     /// By a descriptor that it keeps, which also keeps its number from being used again while it is
-    /// known; with a generation, for when it no longer is.
-    Kept(OwnedFd, u32),
+    /// known.
+    Kept {
+        object: OwnedFd,
+        /// For when it is no longer known.
+        generation: u32,
+        /// The handle by which others' doings are told of it, if they are ([`super::watch`]). Elsewhere: in place it
+        /// would make every inode larger.
+        heard_by: OnceLock<Box<Handle>>,
+    },
     /// By its file handle, with a descriptor at hand or not.
     ByHandle(Handle, Mutex<Option<Arc<OwnedFd>>>),
 }
@@ -125,7 +132,11 @@ impl Inode {
     #[must_use]
     pub fn new(number: NodeNo, stat: &Statx, object: OwnedFd, handle: Option<Handle>) -> Self {
         let reach = match handle {
-            None => Reach::Kept(object, 0),
+            None => Reach::Kept {
+                object,
+                generation: 0,
+                heard_by: OnceLock::new(),
+            },
             Some(handle) => Reach::ByHandle(handle, Mutex::new(Some(Arc::new(object)))),
         };
         let kind = FileType::from_raw_mode(stat.stx_mode.into());
@@ -208,21 +219,41 @@ impl Inode {
     #[must_use]
     pub fn handle(&self) -> Option<&Handle> {
         match &self.reach {
-            Reach::Kept(..) => None,
+            Reach::Kept { .. } => None,
             Reach::ByHandle(handle, _) => Some(handle),
+        }
+    }
+
+    /// The handle by which it is found when the file system tells of it, if it does.
+    #[must_use]
+    pub fn heard_by(&self) -> Option<&Handle> {
+        match &self.reach {
+            Reach::Kept { heard_by, .. } => heard_by.get().map(|handle| &**handle),
+            Reach::ByHandle(handle, _) => Some(handle),
+        }
+    }
+
+    /// Notes that the file system tells of it from now on, by that handle. False if that was known.
+    pub(super) fn is_heard(&self, handle: Handle) -> bool {
+        match &self.reach {
+            Reach::Kept { heard_by, .. } => heard_by.set(Box::new(handle)).is_ok(),
+            Reach::ByHandle(..) => false,
         }
     }
 
     /// Whether it keeps a descriptor for as long as it is known.
     #[must_use]
     pub fn keeps_descriptor(&self) -> bool {
-        matches!(self.reach, Reach::Kept(..))
+        matches!(self.reach, Reach::Kept { .. })
     }
 
     /// The same with a generation, for an inode without a handle.
     #[must_use]
     pub fn with_generation(mut self, generation: u32) -> Self {
-        if let Reach::Kept(_, own) = &mut self.reach {
+        if let Reach::Kept {
+            generation: own, ..
+        } = &mut self.reach
+        {
             *own = generation;
         }
         self
@@ -233,7 +264,7 @@ impl Inode {
     #[must_use]
     pub fn generation(&self) -> u64 {
         match &self.reach {
-            Reach::Kept(_, generation) => (*generation).into(),
+            Reach::Kept { generation, .. } => (*generation).into(),
             Reach::ByHandle(handle, _) => handle.generation(),
         }
     }
@@ -249,7 +280,7 @@ impl Inode {
     #[must_use]
     pub fn object(&self) -> Option<Object<'_>> {
         match &self.reach {
-            Reach::Kept(object, _) => Some(Object::Own(object.as_fd())),
+            Reach::Kept { object, .. } => Some(Object::Own(object.as_fd())),
             Reach::ByHandle(_, object) => {
                 // Only the clock of the cache goes by it: no order with anything else is needed.
                 self.flags.fetch_or(USED, Ordering::Relaxed);
@@ -271,7 +302,7 @@ impl Inode {
     #[must_use]
     pub fn descriptor(&self) -> Option<RawFd> {
         match &self.reach {
-            Reach::Kept(object, _) => Some(object.as_raw_fd()),
+            Reach::Kept { object, .. } => Some(object.as_raw_fd()),
             Reach::ByHandle(_, object) => lock(object).as_ref().map(AsRawFd::as_raw_fd),
         }
     }
@@ -279,7 +310,7 @@ impl Inode {
     /// Gives it a descriptor to have at hand; the one that it has by now, and whether it had none.
     pub fn lend(&self, object: OwnedFd) -> (Object<'_>, bool) {
         match &self.reach {
-            Reach::Kept(own, _) => (Object::Own(own.as_fd()), false),
+            Reach::Kept { object: own, .. } => (Object::Own(own.as_fd()), false),
             Reach::ByHandle(_, slot) => {
                 let mut slot = lock(slot);
                 let had_none = slot.is_none();
@@ -336,7 +367,7 @@ impl Inode {
     /// Asks for its descriptor back.
     pub fn release(&self) -> Release {
         match &self.reach {
-            Reach::Kept(..) => Release::Kept,
+            Reach::Kept { .. } => Release::Kept,
             Reach::ByHandle(_, slot) => {
                 let mut slot = lock(slot);
                 if self.has(KEPT) {
@@ -354,7 +385,7 @@ impl Inode {
     #[must_use]
     pub fn into_object(self) -> Option<OwnedFd> {
         match self.reach {
-            Reach::Kept(object, _) => Some(object),
+            Reach::Kept { object, .. } => Some(object),
             Reach::ByHandle(_, slot) => {
                 let object = slot
                     .into_inner()

@@ -180,6 +180,13 @@ impl Loopback {
         self.acts_as_callers
     }
 
+    /// Whether open files can do without handles: each request can open its file anew, as nobody in particular, and
+    /// what has lost its last name stays within reach until the kernel forgets it.
+    #[must_use]
+    pub fn can_do_without_handles(&self) -> bool {
+        self.acts_as_callers && self.descriptors.by_handle() && fs::is_local(self.filesystem)
+    }
+
     /// Whether reads are to leave access times alone.
     #[must_use]
     pub fn noatime(&self) -> bool {

@@ -256,7 +256,20 @@ impl Table {
     pub fn by_handle(&self, handle: &Handle) -> Option<Arc<Inode>> {
         let number = self.index.get()?.find(handle)?;
         self.get(number)
-            .filter(|inode| inode.handle() == Some(handle))
+            .filter(|inode| inode.heard_by() == Some(handle))
+    }
+
+    /// Has an inode found by that handle, which keeps a descriptor and is told of from now on. Nothing if it was
+    /// forgotten meanwhile.
+    pub(super) fn hear_of(&self, inode: &Inode, handle: Handle) {
+        let shard = lock(self.shard(inode.number()));
+        let known = shard.get(&inode.number());
+        if let Some(slot) = known.filter(|slot| std::ptr::eq(&raw const *slot.inode, inode))
+            && slot.inode.is_heard(handle)
+            && let Some(index) = self.index.get()
+        {
+            index.insert(&slot.inode);
+        }
     }
 
     /// All of them, the root not counted.

@@ -1,8 +1,12 @@
 //! What is done to SRC by others, for the kernel to forget what it remembers of it.
 //!
 //! The file system tells of every change (fanotify(7)) with file handles: an inode is found by its handle,
-//! a name by its directory's. So this can be had where inodes have handles, and where the file system
-//! knows of every change: not one that others change on another machine.
+//! a name by its directory's. So this can be had where the file system knows of every change: not one that
+//! others change on another machine.
+//!
+//! Where inodes are reached by handle, all of the file system is watched. Elsewhere (without privilege) inodes
+//! are watched one by one, each since it was asked for first, as long as it keeps its descriptor: that takes no
+//! privilege. Not all can be: not what can't be read, and not more than the user may watch.
 //!
 //! An event may be handled while a request that saw what was before is still being answered: then what is
 //! answered must not be kept ([`Watch::moment`]). What happens between the answer and the kernel's taking it
@@ -51,8 +55,6 @@ pub enum Change {
 pub enum Unwatched {
     /// `LOOPFS_FEATURES_OFF` says so.
     SwitchedOff,
-    /// Inodes are not reached by file handle.
-    NoHandles,
     /// A file system that others may change without this machine, or that is made of such ones.
     NotLocal,
     /// fanotify(7) can't be had.
@@ -74,6 +76,10 @@ const SETTLED: Duration = Duration::from_millis(20);
 pub struct Watch {
     /// The root's handle: its inode keeps a descriptor instead.
     root: Handle,
+    /// Where inodes are watched one by one: the mount that they are on ([`Identity::mount`]).
+    one_by_one: Option<u64>,
+    /// It was said that no more can be watched for now.
+    said_full: AtomicBool,
     /// Counts what was handled.
     handled: AtomicU64,
     /// When something with this hash was handled last.
@@ -91,7 +97,7 @@ pub struct Watch {
 
 /// A point in the sequence of events that were handled.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment(u64);
+pub struct Moment(u64);
 
 #[derive(Debug)]
 struct Events {
@@ -112,21 +118,31 @@ impl Watch {
         if features::is_off("fanotify") {
             return Err(Unwatched::SwitchedOff);
         }
-        let mount = tree.descriptors.mount().ok_or(Unwatched::NoHandles)?;
         if !fs::is_local(tree.filesystem) {
             return Err(Unwatched::NotLocal);
         }
         let refused = Unwatched::Refused;
-        let root = Handle::of(mount).map_err(refused)?;
         let group = Group::new().map_err(refused)?;
-        group.watch_filesystem(mount).map_err(refused)?;
         let queue = group.queue().map_err(refused)?;
+        let object = tree
+            .object(&tree.root)
+            .map_err(|error| refused(error.errno()))?;
+        let one_by_one = if let Some(mount) = tree.descriptors.mount() {
+            group.watch_filesystem(mount).map_err(refused)?;
+            None
+        } else {
+            fanotify::watch_inode(queue.as_fd(), object.fd(), true).map_err(refused)?;
+            Some(tree.root.identity().mount)
+        };
+        let root = Handle::identifying(object.fd()).map_err(refused)?;
         let mounts = (tree.crossing == Crossing::Crossed)
             .then(|| Mounts::new(tree))
             .transpose()
             .map_err(refused)?;
         Ok(Self {
             root,
+            one_by_one,
+            said_full: AtomicBool::new(false),
             handled: AtomicU64::new(0),
             marks: none(MARKS),
             end: Wake::new().map_err(refused)?,
@@ -169,10 +185,38 @@ impl Watch {
         if self.lost.load(Ordering::SeqCst) {
             return None;
         }
-        match inode.handle() {
+        match inode.heard_by() {
             Some(handle) => Some(handle.generation()),
             None if inode.number() == NodeNo::ROOT => Some(self.root.generation()),
             None => None,
+        }
+    }
+
+    /// Has an inode watched from now on, where that is done one by one: what is seen of it later may be kept.
+    fn hear_of(&self, tree: &Loopback, inode: &Inode) {
+        let is_there = self.one_by_one == Some(inode.identity().mount);
+        if !is_there || self.key(inode).is_some() {
+            return;
+        }
+        let Some(object) = inode.object() else {
+            return;
+        };
+        let is_directory = inode.kind() == FileType::Directory;
+        let watched = Handle::identifying(object.fd()).and_then(|handle| {
+            fanotify::watch_inode(self.queue.as_fd(), object.fd(), is_directory).map(|()| handle)
+        });
+        match watched {
+            Ok(handle) => {
+                // Somebody may have looked at it before, and ask only now whether that may be kept.
+                self.mark(handle.generation());
+                tree.table.hear_of(inode, handle);
+            }
+            Err(Errno::NOSPC) if !self.said_full.swap(true, Ordering::Relaxed) => log::warn!(
+                "no more files can be watched (fs.fanotify.max_user_marks): what changes in others shows when their \
+                 entry_timeout and attr_timeout have passed"
+            ),
+            // One that can't be read.
+            Err(_) => {}
         }
     }
 
@@ -183,8 +227,15 @@ impl Watch {
 
     /// How long it may keep what a name led to.
     pub(super) fn keep_name(&self, parent: &Inode, name: &[u8], since: Moment) -> Keep {
-        let key = self.key(parent).map(|dir| name_key(dir, name));
-        self.keep_by(key, since)
+        match self.key(parent) {
+            Some(dir) if self.is_new(dir, since) => Keep::No,
+            dir => self.keep_by(dir.map(|dir| name_key(dir, name)), since),
+        }
+    }
+
+    /// Whether it may have been watched for the first time since: what happened to the names in it just before was not told.
+    fn is_new(&self, dir: u64, since: Moment) -> bool {
+        self.one_by_one.is_some() && self.changed(dir, since)
     }
 
     fn keep_by(&self, key: Option<u64>, since: Moment) -> Keep {
@@ -371,6 +422,13 @@ impl Loopback {
         Ok(())
     }
 
+    /// Whether changes are followed of what can be read and was asked for twice, of nothing else.
+    #[must_use]
+    pub fn watches_one_by_one(&self) -> bool {
+        let watch = self.watch.get();
+        watch.is_some_and(|watch| watch.one_by_one.is_some())
+    }
+
     /// What is done to SRC by others, for one to listen to; `None` if nobody follows it, or somebody does.
     #[must_use]
     pub fn changes(&self) -> Option<Changes<'_>> {
@@ -448,13 +506,18 @@ impl Loopback {
         names
     }
 
-    /// How long the kernel may keep that a name in a directory does not exist. It has the directory locked
-    /// until it knows, and hears of the name's coming afterwards.
+    /// How long the kernel may keep that a name in a directory does not exist, as was seen since a moment. It has the
+    /// directory locked until it knows, and hears of the name's coming afterwards.
     #[must_use]
-    pub fn keep_absence(&self, parent: NodeNo) -> Keep {
-        match self.inode(parent) {
-            Ok(parent) if self.is_followed(&parent) => Keep::UntilTold,
-            _ => Keep::Briefly,
+    pub fn keep_absence(&self, parent: NodeNo, since: Option<Moment>) -> Keep {
+        let (Some(watch), Some(since), Ok(parent)) = (self.watch.get(), since, self.inode(parent))
+        else {
+            return Keep::Briefly;
+        };
+        match watch.key(&parent) {
+            None => Keep::Briefly,
+            Some(dir) if watch.is_new(dir, since) => Keep::No,
+            Some(_) => Keep::UntilTold,
         }
     }
 
@@ -492,7 +555,8 @@ impl Loopback {
     }
 
     /// Now, if changes are followed.
-    pub(super) fn moment(&self) -> Option<Moment> {
+    #[must_use]
+    pub fn moment(&self) -> Option<Moment> {
         self.watch.get().map(Watch::moment)
     }
 
@@ -500,6 +564,7 @@ impl Loopback {
     pub(super) fn kept_since(&self, since: Option<Moment>, inode: &Inode, attr: &mut Attr) {
         if let (Some(watch), Some(since), Keep::Briefly) = (self.watch.get(), since, attr.keep) {
             attr.keep = watch.keep(inode, since);
+            watch.hear_of(self, inode);
         }
     }
 

@@ -43,7 +43,8 @@ pub struct Event<'a> {
 }
 
 impl Group {
-    /// An empty queue. `EPERM` without `CAP_SYS_ADMIN`, `EINVAL` before Linux 5.17.
+    /// An empty queue. `EPERM` where it is forbidden and, before Linux 5.13, without `CAP_SYS_ADMIN`; `EINVAL` before Linux
+    /// 5.17; `EMFILE` if the user has too many (`fs.fanotify.max_user_groups`).
     pub fn new() -> Result<Self> {
         let flags = libc::FAN_CLASS_NOTIF
             | libc::FAN_CLOEXEC
@@ -63,7 +64,7 @@ impl Group {
     }
 
     /// Has everything told that happens on the file system of `object`, a descriptor without `O_PATH`. `ENODEV`,
-    /// `EXDEV` or `EOPNOTSUPP` where it can't be done (fanotify_mark(2)).
+    /// `EXDEV` or `EOPNOTSUPP` where it can't be done, `EPERM` without `CAP_SYS_ADMIN` (fanotify_mark(2)).
     pub fn watch_filesystem(&self, object: BorrowedFd<'_>) -> Result<()> {
         let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
         let mask = CONTENTS | ATTRIBUTES | NAMES | libc::FAN_ONDIR;
@@ -76,7 +77,7 @@ impl Group {
         Ok(())
     }
 
-    /// The same queue, for [`ignore_writes`] at any time.
+    /// The same queue, for [`watch_inode`] and [`ignore_writes`] at any time.
     pub fn queue(&self) -> Result<OwnedFd> {
         super::fs::duplicate(self.fd.as_fd())
     }
@@ -97,6 +98,23 @@ impl Group {
     }
 }
 
+/// Has told what happens to an inode, and to the names in it if it is a directory, for as long as a descriptor of it is
+/// open. It may be opened with `O_PATH`, which is enough: what can't be read can't be watched (`EACCES`). `ENOSPC` if the user
+/// watches too many (`fs.fanotify.max_user_marks`), `EINVAL` before Linux 5.19.
+pub fn watch_inode(
+    queue: BorrowedFd<'_>,
+    object: BorrowedFd<'_>,
+    is_directory: bool,
+) -> Result<()> {
+    let mask = ATTRIBUTES
+        | if is_directory {
+            NAMES | libc::FAN_ONDIR
+        } else {
+            CONTENTS
+        };
+    mark(queue, object, libc::FAN_MARK_ADD, mask)
+}
+
 /// Has writes to an inode not told, or told again. `object` may be opened with `O_PATH`.
 pub fn ignore_writes(queue: BorrowedFd<'_>, object: BorrowedFd<'_>, ignore: bool) -> Result<()> {
     let what = if ignore {
@@ -105,18 +123,16 @@ pub fn ignore_writes(queue: BorrowedFd<'_>, object: BorrowedFd<'_>, ignore: bool
         libc::FAN_MARK_REMOVE
     };
     let flags = what | libc::FAN_MARK_IGNORED_MASK | libc::FAN_MARK_IGNORED_SURV_MODIFY;
+    mark(queue, object, flags, libc::FAN_MODIFY)
+}
+
+/// Changes the mark of an inode, which does not keep it in memory: whoever has it open does.
+fn mark(queue: BorrowedFd<'_>, object: BorrowedFd<'_>, flags: u32, mask: u64) -> Result<()> {
+    let flags = flags | libc::FAN_MARK_EVICTABLE;
     let path = ProcPath::of(object);
     let (queue, path) = (queue.as_raw_fd(), path.as_c_str());
     // SAFETY: the path is a string that ends with a NUL and outlives the call.
-    let result = unsafe {
-        libc::fanotify_mark(
-            queue,
-            flags,
-            libc::FAN_MODIFY,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-        )
-    };
+    let result = unsafe { libc::fanotify_mark(queue, flags, mask, libc::AT_FDCWD, path.as_ptr()) };
     if result == -1 {
         return Err(last_errno());
     }

@@ -9,7 +9,8 @@
 //! (statmount and listmount; then /proc/self/mountinfo), `unique-mount-id` (the 64-bit id of
 //! statx; then the recycled 32-bit one together with device, type and source). In `sys/fs.rs`:
 //! `openat2`. In `sys/mount.rs`: `private-copy` (of SRC's mount, for `--one-file-system`). In
-//! `loopback/`: `file-handles`, `fanotify`, `backing-by-path` (`O_PATH` descriptors as backing files). In `fuse/`: `passthrough`, `prune`.
+//! `loopback/`: `file-handles`, `fanotify`, `backing-by-path` (`O_PATH` descriptors as backing files). In `fuse/`: `passthrough`, `prune`,
+//! `no-opens` (files opened without a request, `--io cached`).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;

@@ -597,6 +597,18 @@ pub mod open_flags {
     /// `O_RDONLY`.
     pub const READ_ONLY: i32 = libc::O_RDONLY;
 
+    /// The same for writing alone, and to wait for that.
+    #[must_use]
+    pub fn for_writing(flags: i32) -> i32 {
+        flags & !(libc::O_ACCMODE | libc::O_NONBLOCK) | libc::O_WRONLY
+    }
+
+    /// The same for reading alone, and to wait for that.
+    #[must_use]
+    pub fn for_reading(flags: i32) -> i32 {
+        flags & !(libc::O_ACCMODE | libc::O_NONBLOCK) | READ_ONLY
+    }
+
     /// `O_WRONLY` or `O_RDWR`.
     #[must_use]
     pub fn writes(flags: i32) -> bool {

@@ -68,6 +68,16 @@ impl Mount {
         Self::start_command(env, command)
     }
 
+    /// The same without some of the kernel's features (`LOOPFS_FEATURES_OFF`).
+    #[track_caller]
+    pub(crate) fn start_without(features: &str, options: &[&str]) -> Self {
+        let env = TestEnv::new();
+        let mut command = env.loopfs(["-f"]);
+        command.args(options).arg(env.src()).arg(env.mnt());
+        command.env("LOOPFS_FEATURES_OFF", features);
+        Self::start_command(env, command)
+    }
+
     /// The same with a prepared foreground command that names SRC and MNT of `env`.
     #[track_caller]
     pub(crate) fn start_command(env: TestEnv, mut command: Command) -> Self {
@@ -221,6 +231,11 @@ impl Mount {
         );
         let log = self.log();
         (self.env, status, log)
+    }
+
+    /// Requests of a kind that the daemon has served, by its own account at level "trace".
+    pub(crate) fn requests(&self, kind: &str) -> usize {
+        self.log().matches(&format!(" {kind} for uid ")).count()
     }
 
     /// SIGKILL: the daemon is gone and its dead mount stays ("Transport endpoint is not connected").

@@ -349,7 +349,10 @@ isolated! {
                     let _ = fs::remove_file(at("other")).or_else(|_| fs::remove_dir(at("other")));
                 }
             });
-            let bad = makes.iter().cycle().take(8_000).find_map(|(what, make)| match make(&mount.path("name")) {
+            // As often as it takes for them to meet.
+            let rounds = makes.iter().cycle().take(200_000).enumerate();
+            let mut rounds = rounds.take_while(|(round, _)| *round < 8_000 || taken.load(Ordering::Relaxed) <= 100);
+            let bad = rounds.find_map(|(_, (what, make))| match make(&mount.path("name")) {
                 Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Some(format!("{what}: {error}")),
                 _ => None,
             });

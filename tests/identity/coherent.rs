@@ -19,11 +19,6 @@ use crate::common::{LIMIT, Mount, TestEnv, sh};
 /// Whatever is not told stays as it was for hours.
 const COHERENT: &[&str] = &["--cache", "coherent", "--io", "cached"];
 
-/// Requests of a kind that the daemon has served, by its own account.
-fn requests(mount: &Mount, kind: &str) -> usize {
-    mount.log().matches(&format!(" {kind} for uid ")).count()
-}
-
 /// All that stat(2) tells, access times excepted.
 fn look(path: &Path) -> Option<([u64; 6], [i64; 4])> {
     let meta = fs::symlink_metadata(path).ok()?;
@@ -79,55 +74,96 @@ impl<'a> Looking<'a> {
     }
 }
 
+/// What is done in SRC.
+const CHANGES: [&str; 20] = [
+    "echo more >>f",
+    "printf 9 | dd of=f conv=notrunc status=none",
+    "truncate -s 5000 f",
+    "fallocate -p -o 0 -l 4096 f",
+    "chmod 600 f d fifo",
+    "chown 3:4 f d; chown -h 3:4 l",
+    "touch -d @1 f d d/g",
+    "setfattr -n user.a -v b f",
+    "setfacl -m u:7:rwx d/g",
+    "touch new",
+    "mkdir d/e/deep",
+    "mv new d/e/moved",
+    "ln d/g more-links",
+    "rm hard",
+    "mv d/g f",
+    "mv d renamed",
+    "rm l; ln -s new l",
+    "rm fifo; mkdir fifo",
+    "python3 -c 'import os,mmap; f=open(\"f\",\"r+b\"); m=mmap.mmap(f.fileno(),1); m[0]=65; m.close(); f.close()'",
+    "rm -r renamed",
+];
+
+/// Each of them shows through MNT, after everything was looked at; and looked at again, a second later, if the first look
+/// is remembered no longer than that.
+fn each_change_shows(mount: Mount, twice: bool) {
+    let mut looking = Looking::at(&mount);
+    let (src, mnt) = (mount.src(), mount.mnt());
+    let log = mount.log();
+    assert!(log.contains("true to the source (fanotify"), "{log}");
+    sh(
+        &src,
+        "mkdir -p d/e; echo 1 >f; echo 2 >d/g; ln -s old l; ln f hard; mkfifo fifo",
+    );
+    let open = File::open(mnt.join("f")).unwrap();
+    for change in CHANGES {
+        assert!(!mnt.join("none").exists());
+        let _ = mnt.join("new").exists(); // remembered, whatever it is
+        looking.follows("what is remembered before");
+        if twice {
+            thread::sleep(Duration::from_millis(1_100));
+            looking.follows("what is remembered for longer");
+        }
+        sh(&src, change);
+        looking.follows(change);
+    }
+    drop(open);
+    mount.finish();
+}
+
 isolated! {
     /// Every kind of change, after everything was looked at: it would be remembered for hours.
     fn each_change_is_told() {
         for options in [COHERENT, &["--cache=coherent"], &[]] {
-            let mount = Mount::start(options);
-            let mut looking = Looking::at(&mount);
-            let (src, mnt) = (mount.src(), mount.mnt());
-            assert!(mount.log().contains("true to the source (fanotify)"), "{}", mount.log());
-            sh(&src, "mkdir -p d/e; echo 1 >f; echo 2 >d/g; ln -s old l; ln f hard; mkfifo fifo");
-            let open = File::open(mnt.join("f")).unwrap();
-            for change in [
-                "echo more >>f",
-                "printf 9 | dd of=f conv=notrunc status=none",
-                "truncate -s 5000 f",
-                "fallocate -p -o 0 -l 4096 f",
-                "chmod 600 f d fifo",
-                "chown 3:4 f d; chown -h 3:4 l",
-                "touch -d @1 f d d/g",
-                "setfattr -n user.a -v b f",
-                "setfacl -m u:7:rwx d/g",
-                "touch new",
-                "mkdir d/e/deep",
-                "mv new d/e/moved",
-                "ln d/g more-links",
-                "rm hard",
-                "mv d/g f",
-                "mv d renamed",
-                "rm l; ln -s new l",
-                "rm fifo; mkdir fifo",
-                "python3 -c 'import os,mmap; f=open(\"f\",\"r+b\"); m=mmap.mmap(f.fileno(),1); m[0]=65; m.close(); f.close()'",
-                "rm -r renamed",
-            ] {
-                assert!(!mnt.join("none").exists());
-                let _ = mnt.join("new").exists(); // remembered, whatever it is
-                looking.follows("what is remembered before");
-                sh(&src, change);
-                looking.follows(change);
-            }
-            drop(open);
-            mount.finish();
+            each_change_shows(Mount::start(options), false);
         }
+    }
+
+    /// The same where inodes are watched one by one.
+    fn each_change_of_each_inode_is_told() {
+        each_change_shows(Mount::start_without("file-handles", &["--cache=coherent"]), true);
+    }
+
+    /// Inodes that are forgotten and found again; names that come to nothing in directories that are new.
+    fn an_inode_found_again_is_followed_again() {
+        let mount = Mount::start_without("file-handles", COHERENT);
+        let (src, mnt) = (mount.src(), mount.mnt());
+        for round in 0..30 {
+            let dir = format!("d{}", round % 3);
+            sh(&src, &format!("rm -rf {dir}; mkdir {dir}; echo 1 >{dir}/f"));
+            for text in ["1\n", "22\n", "333\n"] {
+                fs::write(src.join(&dir).join("f"), text).unwrap();
+                eventually("the text is seen", LIMIT, || {
+                    fs::read_to_string(mnt.join(&dir).join("f")).is_ok_and(|seen| seen == text)
+                });
+            }
+            assert!(!mnt.join(&dir).join("later").exists());
+            fs::write(src.join(&dir).join("later"), "").unwrap();
+            eventually("the name is seen", LIMIT, || mnt.join(&dir).join("later").exists());
+        }
+        mount.finish();
     }
 
     /// What is remembered is not asked for again; without any cache all of it is.
     fn what_does_not_change_is_asked_for_once() {
-        for (cache, again) in [("coherent", false), ("none", true)] {
+        for (cache, off, again) in [("coherent", "", false), ("coherent", "file-handles", false), ("none", "", true)] {
             let env = TestEnv::new();
             let mut command = env.loopfs(["-f", "--cache", cache]);
-            command.arg(env.src()).arg(env.mnt()).env("RUST_LOG", "loopfs=trace");
+            command.arg(env.src()).arg(env.mnt()).env("RUST_LOG", "loopfs=trace").env("LOOPFS_FEATURES_OFF", off);
             let mount = Mount::start_command(env, command);
             fs::write(mount.source("f"), "x").unwrap();
             let look = || {
@@ -136,13 +172,13 @@ isolated! {
             };
             // The second time after it was told again that the file is new.
             look();
-            thread::sleep(Duration::from_secs(1));
+            thread::sleep(Duration::from_millis(1_100));
             look();
-            let asked = || requests(&mount, "lookup") + requests(&mount, "getattr");
+            let asked = || mount.requests("lookup") + mount.requests("getattr");
             let before = asked();
             thread::sleep(Duration::from_millis(1_500));
             look();
-            assert_eq!(asked() > before, again, "{cache}");
+            assert_eq!(asked() > before, again, "{cache} {off}");
             mount.finish();
         }
     }
@@ -168,11 +204,11 @@ isolated! {
             for _ in 0..3 {
                 assert_eq!(list(), "1\n2\n");
             }
-            let before = requests(&mount, "readdir");
+            let before = mount.requests("readdir");
             for _ in 0..20 {
                 assert_eq!(list(), "1\n2\n");
             }
-            let again = requests(&mount, "readdir") - before;
+            let again = mount.requests("readdir") - before;
             over.store(true, Ordering::Relaxed);
             assert_eq!(again, 0);
         });
@@ -264,10 +300,12 @@ for line in sys.stdin:
         except OSError: pass
     print('done', flush=True)
 ";
-        for io in ["cached", "passthrough"] {
+        for (io, off) in [("cached", ""), ("passthrough", ""), ("cached", "file-handles"), ("passthrough", "file-handles")] {
             let env = TestEnv::new();
             Kind::Ext4.mount(&env, &env.src());
-            let mount = Mount::start_in(env, &["--cache", "coherent", "--io", io]);
+            let mut command = env.loopfs(["-f", "--cache=coherent", "--io", io]);
+            command.arg(env.src()).arg(env.mnt()).env("LOOPFS_FEATURES_OFF", off);
+            let mount = Mount::start_command(env, command);
             let (src, mnt) = (mount.src(), mount.mnt());
             sh(&src, "mkdir d0 d1");
             let mut changer = Command::new("python3");
@@ -345,7 +383,6 @@ for line in sys.stdin:
         };
         let env = TestEnv::new();
         refused(&env, "fanotify", "switched off by LOOPFS_FEATURES_OFF");
-        refused(&env, "file-handles", "gives no file handles");
         let mut command = env.loopfs(["-f".into(), env.src(), env.mnt()]);
         command.env("LOOPFS_FEATURES_OFF", "fanotify");
         let mount = Mount::start_command(env, command);

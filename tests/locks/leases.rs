@@ -48,3 +48,39 @@ fn who_waits_for_a_lease_keeps_nobody_from_working() {
     drop((holder, waiting));
     mount.finish();
 }
+
+/// The same where the kernel opens files without asking: who reads or writes waits.
+#[test]
+fn who_waits_for_a_lease_on_a_file_without_handle() {
+    let mount = Mount::start(&["--threads", "1", "--io=cached", "--cache=coherent"]);
+    for name in ["f", "other"] {
+        fs::write(mount.source(name), "content").unwrap();
+    }
+    // Once, because the first that is opened is asked for.
+    assert_eq!(fs::read(mount.path("other")).unwrap(), b"content");
+
+    let mut holder = Agent::with(&mount.source("f"));
+    holder.ask("signal.signal(signal.SIGIO, signal.SIG_IGN)");
+    let lease = |kind| format!("fcntl.fcntl(files['f'], fcntl.F_SETLEASE, fcntl.{kind})");
+    assert_eq!(holder.ask(&lease("F_WRLCK")), "0");
+    let mut waiting = [Agent::new(), Agent::new()];
+    let path = quoted(&mount.path("f"));
+    let [writer, reader] = &mut waiting;
+    writer.begin(&format!(
+        "os.pwrite(os.open({path}, os.O_WRONLY), b'CON', 0)"
+    ));
+    writer.still_waits();
+    let direct = "os.O_RDONLY | os.O_DIRECT | os.O_NONBLOCK";
+    reader.begin(&format!(
+        "os.preadv(os.open({path}, {direct}), [mmap.mmap(-1, 4096)], 0)"
+    ));
+    reader.still_waits();
+    assert_eq!(fs::read(mount.path("other")).unwrap(), b"content");
+    fs::write(mount.path("new"), "new").unwrap();
+    assert_eq!(holder.ask(&lease("F_UNLCK")), "0");
+    let [writer, reader] = &waiting;
+    assert_eq!([writer.hear(), reader.hear()], ["3", "7"]);
+    assert_eq!(fs::read(mount.source("f")).unwrap(), b"CONtent");
+    drop((holder, waiting));
+    mount.finish();
+}

@@ -1,11 +1,12 @@
 //! `--io`: who reads and writes what is open. The daemon's own account of what it read and wrote tells.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io::Write as _;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 
 use crate::common::process::{eventually, run};
 use crate::common::tree::pattern;
-use crate::common::{LIMIT, Mount, TestEnv};
+use crate::common::{LIMIT, Mount, TestEnv, sh};
 
 const SIZE: usize = 4 << 20;
 
@@ -80,16 +81,102 @@ fn listings_with_attributes_and_without() {
         command.env("RUST_LOG", "loopfs=trace");
         let mount = Mount::start_command(env, command);
         assert_eq!(fs::read_dir(mount.mnt()).unwrap().count(), 1);
-        let log = mount.log();
-        let requests = |kind: &str| log.matches(&format!(" {kind} for uid ")).count();
         // The second one finds the end.
         assert_eq!(
-            (requests("readdirplus"), requests("readdir")),
+            (mount.requests("readdirplus"), mount.requests("readdir")),
             (with, without),
             "{when}"
         );
         mount.finish();
     }
+}
+
+/// With `--io cached` the kernel opens files without asking if it hears of all changes, and nothing else is different for
+/// programs that work on MNT.
+#[test]
+fn files_that_are_opened_without_asking() {
+    for (cache, off, asks) in [
+        ("coherent", "", false),
+        ("coherent", "no-opens", true),
+        ("ttl", "", true),
+    ] {
+        let env = TestEnv::new();
+        let mut command = env.loopfs(["-f", "--io=cached", "--cache", cache]);
+        command.arg(env.src()).arg(env.mnt());
+        command.env("RUST_LOG", "loopfs=trace");
+        command.env("LOOPFS_FEATURES_OFF", off);
+        let mount = Mount::start_command(env, command);
+        let said = mount
+            .log()
+            .contains("opens and closes files without asking");
+        assert_eq!(said, !asks, "{cache} {off}");
+
+        let path = mount.path("f");
+        fs::write(&path, "one").unwrap();
+        for _ in 0..10 {
+            assert_eq!(fs::read_to_string(&path).unwrap(), "one");
+        }
+        assert_eq!(mount.requests("open") >= 10, asks, "{cache} {off}");
+        assert_eq!(mount.requests("release") >= 10, asks, "{cache} {off}");
+
+        let open = |options: &mut fs::OpenOptions| options.open(&path).unwrap();
+        let appending = [
+            open(File::options().append(true)),
+            open(File::options().append(true)),
+        ];
+        for (number, mut file) in appending.iter().cycle().take(6).enumerate() {
+            write!(file, "{number}").unwrap();
+        }
+        assert_eq!(fs::read_to_string(mount.source("f")).unwrap(), "one012345");
+        let file = open(File::options().read(true).write(true));
+        file.set_len(4).unwrap();
+        file.sync_all().unwrap();
+        drop(open(File::options().write(true).truncate(true)));
+        assert_eq!(fs::metadata(mount.source("f")).unwrap().len(), 0);
+        file.write_all_at(&pattern(3, SIZE), 0).unwrap();
+        fs::copy(&path, mount.path("copy")).unwrap();
+        assert!(fs::read(mount.source("copy")).unwrap() == pattern(3, SIZE));
+
+        // What only its creator may write, and what has lost its name.
+        let only = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o400)
+            .open(mount.path("only"));
+        only.unwrap().write_all_at(b"x", 0).unwrap();
+        fs::remove_file(&path).unwrap();
+        file.write_all_at(b"still", 0).unwrap();
+        let mut seen = vec![0; SIZE];
+        file.read_exact_at(&mut seen, 0).unwrap();
+        assert!(seen.starts_with(b"still") && seen[5..] == pattern(3, SIZE)[5..]);
+        drop((file, appending));
+        mount.finish();
+    }
+}
+
+/// What opening without asking gives up: a file that others remove in SRC while it is open is gone as soon as the daemon
+/// has no descriptor at hand for it.
+#[test]
+fn a_file_opened_without_asking_may_go_with_its_name_in_src() {
+    let env = TestEnv::new();
+    let mut command = env.loopfs_limited(64, ["-f", "--io=cached", "--cache=coherent"]);
+    command.arg(env.src()).arg(env.mnt());
+    let mount = Mount::start_command(env, command);
+    sh(
+        &mount.src(),
+        "mkdir many; for i in $(seq 200); do echo $i >many/$i; done",
+    );
+    // Once, because the first that is opened is asked for.
+    fs::read(mount.path("many/1")).unwrap();
+    fs::write(mount.source("f"), pattern(1, SIZE)).unwrap();
+    let file = File::open(mount.path("f")).unwrap();
+    fs::remove_file(mount.source("f")).unwrap();
+    file.read_exact_at(&mut [0], 0).unwrap();
+    sh(&mount.mnt(), "cat many/* >/dev/null");
+    let read = file.read_at(&mut [0], SIZE as u64 / 2);
+    assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::ESTALE));
+    drop(file);
+    mount.finish();
 }
 
 /// Whoever is asked for passthrough alone gives that or nothing; otherwise there is a way round.

@@ -47,7 +47,8 @@ fn through_fusermount3() {
     env.assert_clean();
 }
 
-/// In the foreground, ended by a signal: status 0, unmounted with the helper's aid.
+/// In the foreground, ended by a signal: status 0, unmounted with the helper's aid. What the helper mounts
+/// can be seen before it is tried out, and a signal until then ends a start-up: so the log is waited for.
 #[test]
 fn through_fusermount3_ended_by_a_signal() {
     for signal in ["TERM", "INT", "HUP"] {
@@ -58,7 +59,8 @@ fn through_fusermount3_ended_by_a_signal() {
                 r#"
             setpriv --reuid 65534 --regid 65534 --clear-groups "$LOOPFS" -f "$SRC" "$MNT" </dev/null >"$ROOT/daemon.log" 2>&1 &
             pid=$!
-            timeout 20 sh -c 'until grep -q " $MNT " /proc/self/mountinfo; do kill -0 '$pid'; done'
+            timeout 20 sh -c 'until grep -q "serving " "$ROOT/daemon.log"; do kill -0 '$pid'; done'
+            grep -q " $MNT " /proc/self/mountinfo
             $AS cat "$MNT/f"
             kill -{signal} $pid
             ended
@@ -106,5 +108,35 @@ fn others_are_kept_out() {
         ended"#,
     );
     assert_eq!(seen.matches("Permission denied").count(), 2, "{seen}");
+    env.assert_clean();
+}
+
+/// What others do in SRC is told to a user as well, of what the user may read; the rest shows after a second.
+#[test]
+fn changes_in_src_are_followed() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        echo secret >"$SRC/private"; chmod 600 "$SRC/private"; mkdir "$SRC/d"
+        # Waits until a user sees a size.
+        sees() { timeout 20 setpriv --reuid 65534 --regid 65534 --clear-groups \
+            sh -c 'until [ "$(stat -c %s "$MNT/$1" 2>&1)" = "$2" ]; do :; done' sh "$@"; }
+        look() { $AS stat -c '%s %n' "$MNT/f" "$MNT/private" "$MNT/d"; $AS ls "$MNT/none" && false || true; }
+        RUST_LOG=info setpriv --reuid 65534 --regid 65534 --clear-groups "$LOOPFS" -f --cache=coherent "$SRC" "$MNT" \
+            </dev/null >"$ROOT/daemon.log" 2>&1 &
+        pid=$!
+        timeout 20 sh -c 'until grep -q "serving " "$ROOT/daemon.log"; do kill -0 '$pid'; done'
+        export MNT
+        look; sleep 1.2; look
+        echo more >>"$SRC/f"; sees f 13
+        echo more >>"$SRC/private"; sees private 12
+        echo n >"$SRC/none"; sees none 2
+        mv "$SRC/none" "$SRC/d/gone"; sees d/gone 2
+        $AS sh -c 'while [ -e "$MNT/none" ]; do :; done'
+        grep -c "true to the source (fanotify, of what this process can read)" "$ROOT/daemon.log"
+        kill $pid; wait $pid; echo "code $?""#,
+    );
+    assert!(seen.ends_with("1\ncode 0\n"), "{seen}");
     env.assert_clean();
 }
