@@ -112,8 +112,10 @@ struct Table {
     holders: BTreeMap<(NodeNo, u64), Arc<Holder>>,
     /// The open files through which locks were asked for.
     handles: BTreeMap<(NodeNo, u64), Used>,
-    /// How many of them have been released.
+    /// How many of them have been released, with all that was locked through them.
     releases: u64,
+    /// How many are being released: what was locked through them may be still.
+    ending: usize,
 }
 
 #[derive(Debug, Default)]
@@ -202,7 +204,7 @@ impl Locks {
     /// Takes a lock if it is free.
     pub fn try_lock(&self, asked: &Asked, access: Access) -> Result<Attempt> {
         let file = self.tree.file(asked.handle)?;
-        self.note_use(asked);
+        let mut releases = self.note_use(asked);
         loop {
             let taken = match asked.kind {
                 Kind::Flock => sys::flock(file.file(), Some(access), sys::Wait::No).map(|()| true),
@@ -215,9 +217,11 @@ impl Locks {
                 Ok(true) => return Ok(Attempt::Granted(self.granted(asked, &file))),
                 Ok(false) => {}
                 Err(Errno::AGAIN | Errno::ACCESS) => {
-                    return Ok(Attempt::Held {
-                        until: self.closing(asked.node),
-                    });
+                    let (until, now) = self.closing(asked.node);
+                    if until.is_some() || now == releases {
+                        return Ok(Attempt::Held { until });
+                    }
+                    releases = now; // it may have been that one's
                 }
                 Err(errno) => return Err(refused(errno)),
             }
@@ -336,10 +340,15 @@ impl Locks {
                     gone.extend(table.holders.remove(&key));
                 }
             }
-            table.releases += 1;
+            table.ending += 1;
         }
         for holder in gone {
             holder.retire();
+        }
+        {
+            let mut table = lock(&self.table);
+            table.ending -= 1;
+            table.releases += 1;
         }
         self.released.notify_all();
     }
@@ -352,12 +361,14 @@ impl Locks {
         }
     }
 
-    fn note_use(&self, asked: &Asked) {
+    /// How many open files were released before.
+    fn note_use(&self, asked: &Asked) -> u64 {
         let mut table = lock(&self.table);
         let used = table.handles.entry((asked.node, asked.handle)).or_default();
         if asked.kind == Kind::Record && !used.owners.contains(&asked.owner) {
             used.owners.push(asked.owner);
         }
+        table.releases
     }
 
     fn granted(&self, asked: &Asked, file: &FileHandle) -> Granted {
@@ -371,13 +382,20 @@ impl Locks {
         }
     }
 
-    /// Until when it is worth waiting for open files of `node` that are being closed.
-    fn closing(&self, node: NodeNo) -> Option<Instant> {
+    /// Until when it is worth waiting for open files of `node` that are being closed, and how many of all have been
+    /// released.
+    fn closing(&self, node: NodeNo) -> (Option<Instant>, u64) {
         let table = lock(&self.table);
+        let now = Instant::now();
         let all = table.handles.range((node, 0)..=(node, u64::MAX));
-        let last = all.filter_map(|(_, used)| used.closed).max()?;
-        last.checked_add(CLOSING)
-            .filter(|until| *until > Instant::now())
+        let closed = all.filter_map(|(_, used)| used.closed);
+        let ending = (table.ending > 0).then_some(now);
+        let until = closed
+            .chain(ending)
+            .max()
+            .and_then(|last| last.checked_add(CLOSING))
+            .filter(|until| *until > now);
+        (until, table.releases)
     }
 
     /// The owner's holder on that file, made if there is none.

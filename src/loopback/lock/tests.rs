@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::sync::Barrier;
 use std::thread;
 
 use super::*;
@@ -146,6 +147,33 @@ fn what_is_being_closed_is_worth_waiting_for() {
         let result = setup.locks.lock_when_released(&asked, Access::Shared);
         assert_eq!(result, Err(Error::LOCKED));
         setup.release(shared);
+        setup.release(other);
+    }
+}
+
+/// Whoever asks while it is released sees that, at whatever point of it.
+#[test]
+fn what_is_released_meanwhile_is_not_taken_for_held() {
+    let setup = Setup::new();
+    for round in 0..2000 {
+        let (closing, other) = (setup.open(READ_WRITE), setup.open(READ_WRITE));
+        assert!(setup.gets(&setup.record(closing, 7)));
+        setup.close(closing, 1);
+        let asked = setup.record(other, 8);
+        let start = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                setup.release(closing);
+            });
+            start.wait();
+            for _ in 0..round % 50 {
+                std::hint::spin_loop();
+            }
+            let attempt = setup.locks.try_lock(&asked, Access::Exclusive).unwrap();
+            let is_missed = matches!(attempt, Attempt::Held { until: None });
+            assert!(!is_missed, "{round}");
+        });
         setup.release(other);
     }
 }
