@@ -21,6 +21,7 @@ use super::lock::Forward;
 use super::opening::{NO_HANDLE, Opener, Opening};
 use super::reply::{Found, time_of};
 use super::serve::{Respond, Service, Step};
+use super::spare::Spare;
 use super::workers::Workers;
 use super::{Options, convert};
 use crate::config::{Caching, Listing};
@@ -58,6 +59,7 @@ pub(super) struct Adapter {
     listing: Listing,
     kernel_checks: bool,
     negotiated: Arc<Mutex<String>>,
+    spare: Spare,
 }
 
 /// Does `act` with the handle of a file, which is opened for that alone if the kernel has none.
@@ -94,6 +96,7 @@ impl Adapter {
             caching,
             listing,
             kernel_checks,
+            threads,
             ..
         } = *options;
         Self {
@@ -106,6 +109,7 @@ impl Adapter {
             listing,
             kernel_checks,
             negotiated,
+            spare: Spare::of(threads),
         }
     }
 
@@ -127,6 +131,25 @@ impl Adapter {
             |_| Ok(Step::Left(())),
             |tree, _, ()| work(tree),
         );
+    }
+
+    /// Serves what waits for SRC's disk: here, which spares waking a thread, as long as another event loop stays free for
+    /// everything else.
+    fn serve_writing_out<R>(
+        &self,
+        caller: Caller,
+        op: Op,
+        reply: R,
+        work: impl FnOnce(&Loopback) -> Result<R::Ok> + Send + 'static,
+    ) where
+        R: Respond + Send + 'static,
+    {
+        match self.spare.take() {
+            Some(_loop) => self
+                .service
+                .serve(caller, op, reply, |_, _| work(&self.tree)),
+            None => self.serve_slowly(caller, op, reply, work),
+        }
     }
 
     /// Serves what is asked of an open file. If it has no handle and somebody has a lease on it, opening it waits, on a
@@ -673,7 +696,7 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_slowly(caller(req), Op::Fsync, reply, move |tree| {
+        self.serve_writing_out(caller(req), Op::Fsync, reply, move |tree| {
             with_handle(tree, (ino, fh), open_flags::READ_ONLY, |handle| {
                 tree.fsync(handle, datasync)
             })
@@ -751,7 +774,7 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_slowly(caller(req), Op::Fsyncdir, reply, move |tree| {
+        self.serve_writing_out(caller(req), Op::Fsyncdir, reply, move |tree| {
             tree.fsyncdir(fh.0, datasync)
         });
     }

@@ -4,7 +4,7 @@
 //! method an operation), [`reply`] (a value into fuser's reply), [`opening`] and [`backing`]
 //! (files, and those that the kernel reads and writes by itself), [`convert`] (our types and
 //! fuser's), [`cache`] (what the kernel is to forget), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
-//! ([`waiters`]), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`lack`] (too few descriptors, told). fuser's
+//! ([`waiters`]), [`spare`] (what waits for a disk, on an event loop), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`lack`] (too few descriptors, told). fuser's
 //! own mounting and unmounting are never used: `attach` does that, exactly.
 
 mod adapter;
@@ -19,6 +19,7 @@ mod opening;
 mod prune;
 mod reply;
 mod serve;
+mod spare;
 mod waiters;
 mod workers;
 
