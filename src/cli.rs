@@ -1,22 +1,24 @@
 //! What the user typed, and nothing else: [`Cli`] is the command line as clap reads it, nothing
-//! looked up, nothing decided; `helper` is the one that mount(8) passes. `resolve` turns it into what the user meant, a
-//! [`Config`](crate::config::Config); [`generate`] turns it into the man page and the completions.
+//! looked up, nothing decided; `helper` is the one that mount(8) passes, `commands` are those that look at mounts.
+//! `resolve` turns it into what the user meant, a [`Config`](crate::config::Config); [`generate`] turns it into the
+//! man page and the completions.
 
+mod commands;
 pub mod generate;
 mod helper;
 mod resolve;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Parser, ValueEnum, ValueHint};
+use clap::{ArgAction, Command as Definition, CommandFactory as _, Parser, ValueEnum, ValueHint};
 use log::LevelFilter;
 
-use crate::config::{Cache, Choice as _, Io, Limit, LogFormat, Logging};
+use crate::config::{Cache, Choice as _, Command, Io, Limit, LogFormat, Logging};
 use crate::exit::{ExitCode, Failure};
 use crate::options;
 
@@ -35,11 +37,20 @@ const EXAMPLES: [(&str, &str); 2] = [
 ];
 
 /// How it is called, as `--help` and every usage error say.
-const USAGE: &str = "loopfs [OPTIONS] SRC MNT";
+const USAGE: &str = "loopfs [OPTIONS] SRC MNT\n       loopfs COMMAND [OPTIONS] [MNT]";
 /// The same at the end of an error.
 const HINT: &str = "loopfs [OPTIONS] SRC MNT; try --help";
 
-/// The command line.
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// A mount.
+    Mount(Box<Cli>),
+    /// A look at those that are there.
+    Command(Command),
+}
+
+/// The command line of a mount.
 #[derive(Debug, Parser)]
 #[command(
     name = "loopfs",
@@ -164,19 +175,33 @@ impl Cli {
     /// One line that says what is wrong, with [`ExitCode::Usage`].
     pub fn parse_from_args(
         args: impl IntoIterator<Item = OsString>,
-    ) -> Result<Option<Self>, Failure> {
-        let mut args = args.into_iter().peekable();
-        if args.peek().is_some_and(|name| helper::is_helper(name)) {
-            return helper::parse(args).map(Some);
+    ) -> Result<Option<Asked>, Failure> {
+        let args: Vec<OsString> = args.into_iter().collect();
+        if args.first().is_some_and(|name| helper::is_helper(name)) {
+            return helper::parse(args).map(|cli| Some(Asked::Mount(Box::new(cli))));
         }
-        match Self::try_parse_from(args) {
-            Ok(cli) => Ok(Some(cli)),
-            Err(answer) if !answer.use_stderr() => {
+        let command = args
+            .get(1)
+            .filter(|word| commands::is_command(word))
+            .cloned();
+        let hint = command.as_deref().map_or_else(|| HINT.to_owned(), hint);
+        let parsed = match command {
+            Some(_) => commands::parse(definition(), args).map(Asked::Command),
+            None => Self::try_parse_from(args).map(|cli| Asked::Mount(Box::new(cli))),
+        };
+        match parsed {
+            Ok(asked) => Ok(Some(asked)),
+            // With the commands, which the definition of a mount's command line knows nothing of.
+            Err(answer) if answer.kind() == ErrorKind::DisplayHelp && command.is_none() => {
                 // A reader that has seen enough (`loopfs --help | head -1`) is no failure.
+                let _ = definition().print_help();
+                Ok(None)
+            }
+            Err(answer) if !answer.use_stderr() => {
                 let _ = answer.print();
                 Ok(None)
             }
-            Err(error) => Err(Failure::new(ExitCode::Usage, one_line(&error, HINT))),
+            Err(error) => Err(Failure::new(ExitCode::Usage, one_line(&error, &hint))),
         }
     }
 
@@ -196,6 +221,23 @@ impl Cli {
             format: self.log_format,
         }
     }
+}
+
+/// The whole program: a mount's command line, and the commands.
+fn definition() -> Definition {
+    commands::with_commands(Cli::command())
+}
+
+/// The end of an error in the command called `name`: its usage.
+fn hint(name: &OsStr) -> String {
+    let mut program = definition();
+    program.build();
+    let Some(command) = name.to_str().and_then(|it| program.find_subcommand_mut(it)) else {
+        return HINT.to_owned();
+    };
+    let usage = command.render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ");
+    format!("{usage}; try loopfs {} --help", command.get_name())
 }
 
 impl ValueEnum for Io {
@@ -303,11 +345,9 @@ fn after_help() -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use clap::CommandFactory as _;
-
     use super::*;
 
-    fn parse(args: &str) -> Result<Option<Cli>, Failure> {
+    fn parse(args: &str) -> Result<Option<Asked>, Failure> {
         Cli::parse_from_args(
             std::iter::once("loopfs")
                 .chain(args.split_whitespace())
@@ -316,12 +356,15 @@ mod tests {
     }
 
     fn parsed(args: &str) -> Cli {
-        parse(args).unwrap().unwrap()
+        match parse(args).unwrap().unwrap() {
+            Asked::Mount(cli) => *cli,
+            Asked::Command(command) => unreachable!("{command:?}"),
+        }
     }
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 
     #[test]

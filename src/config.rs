@@ -17,6 +17,16 @@ pub enum Task {
     Remount,
 }
 
+/// A look at the mounts that are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// All of them.
+    List {
+        /// For programs, rather than for people.
+        json: bool,
+    },
+}
+
 /// One mount, completely described.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -11,6 +11,7 @@
 //! - [`daemon`], [`logging`]: going to the background, and being heard from there;
 //! - [`service`]: what systemd(1) is told;
 //! - [`mount`]: prepare, attach, serve once, detach. The only place that knows everybody;
+//! - [`look`]: the commands that look at mounts which are there;
 //! - [`lifecycle`]: how it ends; [`attach`]: the mount in the mount table;
 //! - [`mod@fuse`]: the only place that names fuser; [`op`]: the operations;
 //! - [`loopback`]: the file system, plain functions without a transport;
@@ -26,6 +27,7 @@ pub mod exit;
 pub mod fuse;
 pub mod lifecycle;
 pub mod logging;
+pub mod look;
 pub mod loopback;
 pub mod mount;
 pub mod observe;

@@ -1,12 +1,12 @@
-//! `loopfs SRC MNT`: reads the command line, starts logging, runs, and turns the result into an exit
-//! code. Whatever fails is told here, once, in one line on stderr.
+//! `loopfs SRC MNT`, and the commands that look at mounts: reads the command line, starts logging, runs, and turns
+//! the result into an exit code. Whatever fails is told here, once, in one line on stderr.
 
 use std::process;
 
-use loopfs::cli::{Cli, Environment};
+use loopfs::cli::{Asked, Cli, Environment};
 use loopfs::config::Task;
 use loopfs::exit::{ExitCode, Failure};
-use loopfs::{attach, daemon, logging, mount};
+use loopfs::{attach, daemon, logging, look, mount};
 
 fn main() -> process::ExitCode {
     run()
@@ -18,8 +18,10 @@ fn main() -> process::ExitCode {
 }
 
 fn run() -> Result<ExitCode, Failure> {
-    let Some(cli) = Cli::parse_from_args(std::env::args_os())? else {
-        return Ok(ExitCode::Success);
+    let cli = match Cli::parse_from_args(std::env::args_os())? {
+        None => return Ok(ExitCode::Success),
+        Some(Asked::Command(command)) => return look::run(&command),
+        Some(Asked::Mount(cli)) => cli,
     };
     logging::init(&cli.logging());
     cli.enter_namespace()?;

@@ -45,6 +45,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("cli", &["config", "exit", "options", "sys"]),
     ("logging", &["config", "exit", "sync"]),
     ("service", &["attach", "exit", "lifecycle"]),
+    ("look", &["attach", "config", "exit"]),
     ("daemon", &["config", "exit", "logging", "sync", "sys"]),
     // The composition root, and what stands above it.
     ("mount", ALL),
@@ -70,6 +71,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     ("clap", &["cli.rs", "cli/", "options.rs", "bin/"]),
     ("sd_notify", &["service.rs"]),
+    ("serde", &["look/"]),
+    ("serde_json", &["look/"]),
     ("clap_complete", &["cli/generate.rs", "bin/loopfs-gen.rs"]),
     ("clap_mangen", &["cli/generate.rs", "cli/generate/"]),
     ("strsim", &["options.rs", "cli.rs", "cli/"]),

@@ -16,6 +16,9 @@ _loopfs() {
             ",$1")
                 cmd="loopfs"
                 ;;
+            loopfs,list)
+                cmd="loopfs__subcmd__list"
+                ;;
             *)
                 ;;
         esac
@@ -23,7 +26,7 @@ _loopfs() {
 
     case "${cmd}" in
         loopfs)
-            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --cache --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --verbose --debug --log-format --help --version"
+            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --cache --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --verbose --debug --log-format --help --version list"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -57,6 +60,20 @@ _loopfs() {
                     COMPREPLY=($(compgen -W "auto text journal json" -- "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        loopfs__subcmd__list)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

@@ -1,27 +1,56 @@
-complete -c loopfs -s o -d 'Mount options, separated by commas; a later one wins. MOUNT OPTIONS in loopfs(1) has the list' -r
-complete -c loopfs -l io -d 'How open files are read and written [default: auto]' -r -f -a "auto\t'By the kernel itself in SRC where that can be had, else as cached'
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_loopfs_global_optspecs
+    string join \n o= r/read-only one-file-system forward-locks io= cache= low-latency mkdir replace-stale f/foreground threads= drain-timeout= lazy-timeout= v/verbose d/debug log-format= h/help V/version
+end
+
+function __fish_loopfs_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_loopfs_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_loopfs_using_subcommand
+    set -l cmd (__fish_loopfs_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c loopfs -n "__fish_loopfs_needs_command" -s o -d 'Mount options, separated by commas; a later one wins. MOUNT OPTIONS in loopfs(1) has the list' -r
+complete -c loopfs -n "__fish_loopfs_needs_command" -l io -d 'How open files are read and written [default: auto]' -r -f -a "auto\t'By the kernel itself in SRC where that can be had, else as cached'
 passthrough\t'By the kernel itself; refused where that can\'t be had'
 cached\t'By requests, with the kernel\'s page cache; files are opened without a request where changes in SRC are followed: the fastest for trees that are mostly read'
 direct\t'By requests, without it'"
-complete -c loopfs -l cache -d 'What makes the kernel ask again for names and attributes that it was told of [default: auto]' -r -f -a "auto\t'Changes in SRC where they can be followed, else as ttl'
+complete -c loopfs -n "__fish_loopfs_needs_command" -l cache -d 'What makes the kernel ask again for names and attributes that it was told of [default: auto]' -r -f -a "auto\t'Changes in SRC where they can be followed, else as ttl'
 coherent\t'Changes in SRC; refused where they can\'t be followed'
 ttl\t'The passing of entry_timeout and attr_timeout'
 none\t'It always asks'"
-complete -c loopfs -l threads -d 'Serve with N threads, 1 to 64 [default: one for each CPU, at least 2, at most 4]' -r
-complete -c loopfs -l drain-timeout -d 'How long open files may delay the end that a signal asks for [default: 10]' -r
-complete -c loopfs -l lazy-timeout -d 'How long open files may go on working after an unmount from outside with -l or -z [default: never cut off]' -r
-complete -c loopfs -l log-format -d 'The shape of messages on stderr' -r -f -a "auto\t'As journal if stderr is the journal\'s, else as text'
+complete -c loopfs -n "__fish_loopfs_needs_command" -l threads -d 'Serve with N threads, 1 to 64 [default: one for each CPU, at least 2, at most 4]' -r
+complete -c loopfs -n "__fish_loopfs_needs_command" -l drain-timeout -d 'How long open files may delay the end that a signal asks for [default: 10]' -r
+complete -c loopfs -n "__fish_loopfs_needs_command" -l lazy-timeout -d 'How long open files may go on working after an unmount from outside with -l or -z [default: never cut off]' -r
+complete -c loopfs -n "__fish_loopfs_needs_command" -l log-format -d 'The shape of messages on stderr' -r -f -a "auto\t'As journal if stderr is the journal\'s, else as text'
 text\t'Lines for people'
 journal\t'Lines with a syslog priority in front'
 json\t'One JSON object a line'"
-complete -c loopfs -s r -l read-only -d 'Nothing can be changed through the mount; wins over \'-o rw\''
-complete -c loopfs -l one-file-system -d 'Don\'t cross into other file systems that are mounted below SRC: where one is mounted, show the directory that it covers'
-complete -c loopfs -l forward-locks -d 'Take locks (flock, fcntl) in SRC too, so that programs that work on SRC itself and those that work on MNT see each other\'s'
-complete -c loopfs -l low-latency -d 'Keep CPUs from sleeping deeply while requests come, so that each is answered sooner; takes power, and root'
-complete -c loopfs -l mkdir -d 'Make MNT first, and remove it at the end'
-complete -c loopfs -l replace-stale -d 'If a dead mount is found at MNT ("Transport endpoint is not connected"), detach it first'
-complete -c loopfs -s f -l foreground -d 'Stay in the foreground instead of returning when the mount can be used'
-complete -c loopfs -s v -l verbose -d 'Say more: once for what loopfs does, twice for each request; without it a program in the background only warns. RUST_LOG wins over it'
-complete -c loopfs -s d -l debug -d 'The same as -f -vv'
-complete -c loopfs -s h -l help -d 'Print this help'
-complete -c loopfs -s V -l version -d 'Print the version'
+complete -c loopfs -n "__fish_loopfs_needs_command" -s r -l read-only -d 'Nothing can be changed through the mount; wins over \'-o rw\''
+complete -c loopfs -n "__fish_loopfs_needs_command" -l one-file-system -d 'Don\'t cross into other file systems that are mounted below SRC: where one is mounted, show the directory that it covers'
+complete -c loopfs -n "__fish_loopfs_needs_command" -l forward-locks -d 'Take locks (flock, fcntl) in SRC too, so that programs that work on SRC itself and those that work on MNT see each other\'s'
+complete -c loopfs -n "__fish_loopfs_needs_command" -l low-latency -d 'Keep CPUs from sleeping deeply while requests come, so that each is answered sooner; takes power, and root'
+complete -c loopfs -n "__fish_loopfs_needs_command" -l mkdir -d 'Make MNT first, and remove it at the end'
+complete -c loopfs -n "__fish_loopfs_needs_command" -l replace-stale -d 'If a dead mount is found at MNT ("Transport endpoint is not connected"), detach it first'
+complete -c loopfs -n "__fish_loopfs_needs_command" -s f -l foreground -d 'Stay in the foreground instead of returning when the mount can be used'
+complete -c loopfs -n "__fish_loopfs_needs_command" -s v -l verbose -d 'Say more: once for what loopfs does, twice for each request; without it a program in the background only warns. RUST_LOG wins over it'
+complete -c loopfs -n "__fish_loopfs_needs_command" -s d -l debug -d 'The same as -f -vv'
+complete -c loopfs -n "__fish_loopfs_needs_command" -s h -l help -d 'Print this help'
+complete -c loopfs -n "__fish_loopfs_needs_command" -s V -l version -d 'Print the version'
+complete -c loopfs -n "__fish_loopfs_needs_command" -a "list" -d 'Show the loopfs mounts of this machine'
+complete -c loopfs -n "__fish_loopfs_using_subcommand list" -l json -d 'Print JSON, for programs'
+complete -c loopfs -n "__fish_loopfs_using_subcommand list" -s h -l help -d 'Print this help'

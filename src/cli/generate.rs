@@ -3,7 +3,7 @@
 //!
 //! The results are checked in under `man/`; `loopfs-gen` writes them, `tests/generated.rs` compares.
 
-use clap::{Arg, Command, CommandFactory as _};
+use clap::{Arg, Command};
 use clap_complete::Shell;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
@@ -12,7 +12,7 @@ mod helper;
 use crate::exit::ExitCode;
 use crate::options::{TABLE, Word};
 
-use super::{Cli, EXAMPLES, helper as mount_helper};
+use super::{EXAMPLES, definition, helper as mount_helper};
 
 /// A generated file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub fn generated() -> Vec<Generated> {
         ("completions/_loopfs", Shell::Zsh),
         ("completions/loopfs.fish", Shell::Fish),
     ];
-    let command = Cli::command();
+    let command = definition();
     let version = command.get_version().unwrap_or_default();
     let mut files = vec![
         Generated {
@@ -45,13 +45,45 @@ pub fn generated() -> Vec<Generated> {
     ];
     files.extend(completions.map(|(path, shell)| {
         let mut content = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "loopfs", &mut content);
-        Generated {
-            path,
-            content: String::from_utf8_lossy(&content).into_owned(),
-        }
+        let mut program = match shell {
+            Shell::Zsh => without_operands(&definition()),
+            _ => definition(),
+        };
+        clap_complete::generate(shell, &mut program, "loopfs", &mut content);
+        let content = String::from_utf8_lossy(&content).into_owned();
+        let content = match shell {
+            Shell::Zsh => with_directories(&content),
+            _ => content,
+        };
+        Generated { path, content }
     }));
     files
+}
+
+/// `program` with its options and commands only. clap's completion for zsh expects the command behind the operands of
+/// the program, where none is; what completes operands is added by [`with_directories`].
+fn without_operands(program: &Command) -> Command {
+    let options = program.get_arguments().filter(|arg| !arg.is_positional());
+    Command::new("loopfs")
+        .version(program.get_version().unwrap_or_default().to_owned())
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .args(options)
+        .subcommands(program.get_subcommands())
+}
+
+/// A completion for zsh that offers directories beside the commands, and behind a directory.
+fn with_directories(completion: &str) -> String {
+    const FIRST: &str = "    _describe -t commands 'loopfs commands' commands \"$@\"\n";
+    const LATER: &str = "        esac\n    ;;\nesac\n";
+    completion
+        .replacen(FIRST, &format!("{FIRST}    _files -/\n"), 1)
+        .replacen(
+            LATER,
+            &format!("            (*)\n_files -/\n;;\n{LATER}"),
+            1,
+        )
 }
 
 /// The day of the last change that a reader of the page should know of.
@@ -69,6 +101,9 @@ const DESCRIPTION: [&str; 5] = [
      set-user-ID programs and devices.",
     "In the mount table the mount has the type |fuse.loopfs| and |SRC| as its source.",
 ];
+
+const COMMANDS: &str = "These look at mounts that are there, and never touch one, so that they work when it is dead or \
+     stuck. A first word that is the name of a command is a command: write `./list` for a directory of that name.";
 
 const MOUNT_OPTIONS: &str = "The words of the `-o` list. A later word wins over an earlier one, within a list and \
      across several `-o`. A comma that belongs to a value is written with a backslash in front, and so is a backslash \
@@ -126,7 +161,7 @@ const SEE_ALSO: &str =
     "`mount.fuse.loopfs`(8), `fusermount3`(1), `mount`(8), `umount`(8), `fstab`(5), `fuse`(4)";
 
 fn man_page(version: &str) -> String {
-    let mut command = Cli::command();
+    let mut command = definition();
     command.build();
     let about = command
         .get_about()
@@ -148,12 +183,18 @@ fn man_page(version: &str) -> String {
         .text([roman(format!("loopfs - {about}"))]);
     page.control("SH", ["SYNOPSIS"]);
     page.text(rich("`loopfs` [|OPTIONS|] |SRC| |MNT|"));
+    for command in command.get_subcommands_mut() {
+        page.control("br", []).text(rich(&usage(command)));
+    }
 
     page.control("SH", ["DESCRIPTION"]);
     paragraphs(&mut page, &DESCRIPTION);
 
     page.control("SH", ["OPTIONS"]);
     options(&mut page, &command);
+
+    page.control("SH", ["COMMANDS"]).text(rich(COMMANDS));
+    commands(&mut page, &mut command);
 
     page.control("SH", ["MOUNT OPTIONS"])
         .text(rich(MOUNT_OPTIONS));
@@ -193,10 +234,41 @@ fn man_page(version: &str) -> String {
     page.render()
 }
 
+/// The commands, each with its options.
+fn commands(page: &mut Roff, program: &mut Command) {
+    for command in program.get_subcommands_mut() {
+        let usage = usage(command);
+        let about = command
+            .get_about()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        page.control("TP", [])
+            .text(rich(&usage))
+            .text(rich(&marked(&sentence(&about))));
+        page.control("RS", []);
+        options(page, command);
+        page.control("RE", []);
+    }
+}
+
+/// How a command is called, marked.
+fn usage(command: &mut Command) -> String {
+    let usage = command.render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ");
+    let name = format!("loopfs {}", command.get_name());
+    let operands = usage.strip_prefix(&name).unwrap_or_default();
+    let operands = operands.replace("OPTIONS", "|OPTIONS|");
+    format!("`{name}`{}", marked(&operands))
+}
+
 /// The options of the command line, under the headings of `--help`.
 fn options(page: &mut Roff, command: &Command) {
     let mut heading = None;
     for arg in command.get_arguments() {
+        // The same for every command.
+        if arg.get_id() == "help" && command.get_name() != "loopfs" {
+            continue;
+        }
         if arg.get_help_heading() != heading {
             heading = arg.get_help_heading();
             page.control("SS", heading);
@@ -331,6 +403,15 @@ mod tests {
     }
 
     #[test]
+    fn zsh_offers_directories_too() {
+        let files = generated();
+        let zsh = files.iter().find(|file| file.path.ends_with("/_loopfs"));
+        let zsh = zsh.map(|file| file.content.as_str()).unwrap_or_default();
+        assert_eq!(zsh.matches("_files -/").count(), 2, "{zsh}");
+        assert!(zsh.contains("case $line[1] in"), "{zsh}");
+    }
+
+    #[test]
     fn help_becomes_a_sentence() {
         assert_eq!(sentence("print this"), "Print this.");
         assert_eq!(sentence("N threads [default: 2]"), "N threads [default: 2]");
@@ -346,10 +427,15 @@ mod tests {
         for word in TABLE {
             assert!(page.contains(word.name), "{}", word.name);
         }
-        for arg in Cli::command().get_arguments() {
-            if let Some(long) = arg.get_long() {
-                assert!(page.contains(&format!("--{long}")), "{long}");
+        let program = definition();
+        let commands = program.get_subcommands();
+        for command in std::iter::once(&program).chain(commands) {
+            for arg in command.get_arguments() {
+                if let Some(long) = arg.get_long() {
+                    assert!(page.contains(&format!("--{long}")), "{long}");
+                }
             }
+            assert!(page.contains(command.get_name()));
         }
     }
 }

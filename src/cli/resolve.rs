@@ -254,6 +254,8 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::time::Duration;
 
+    use clap::Parser as _;
+
     use crate::config::Limit;
 
     use super::*;
@@ -270,8 +272,7 @@ mod tests {
         target: &Path,
     ) -> Result<Config, Failure> {
         let args = ["loopfs"].iter().chain(args).map(OsString::from);
-        Cli::parse_from_args(args.chain([source.into(), target.into()]))
-            .unwrap()
+        Cli::try_parse_from(args.chain([source.into(), target.into()]))
             .unwrap()
             .resolve(environment)
     }

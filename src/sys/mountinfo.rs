@@ -30,6 +30,8 @@ pub(crate) struct Entry {
     pub(crate) source: OsString,
     /// Whether the file system is read-only, by whatever mount it is reached.
     pub(crate) read_only: bool,
+    /// Who mounted it, as FUSE has it (`user_id=`).
+    pub(crate) owner: Option<u32>,
 }
 
 impl Entry {
@@ -71,6 +73,8 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let mount_point = PathBuf::from(unescape(fields.next()?));
     let _options = fields.next()?;
     fields.by_ref().find(|&field| field == b"-")?; // past any number of optional fields
+    let (fs_type, source) = (unescape(fields.next()?), unescape(fields.next()?));
+    let options: Vec<&[u8]> = fields.next()?.split(|&byte| byte == b',').collect();
     Some(Entry {
         id,
         parent,
@@ -79,9 +83,12 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
             minor: minor.parse().ok()?,
         },
         mount_point,
-        fs_type: unescape(fields.next()?),
-        source: unescape(fields.next()?),
-        read_only: fields.next()?.split(|&byte| byte == b',').next() == Some(b"ro"),
+        fs_type,
+        source,
+        read_only: options.first() == Some(&b"ro".as_slice()),
+        owner: options
+            .iter()
+            .find_map(|option| number(option.strip_prefix(b"user_id=")?)?.try_into().ok()),
     })
 }
 
@@ -135,8 +142,17 @@ mod tests {
                 fs_type: "ext3".into(),
                 source: "/dev/root".into(),
                 read_only: false,
+                owner: None,
             }
         );
+    }
+
+    #[test]
+    fn the_owner_of_a_fuse_mount() {
+        let owner = |line| entry(line).owner;
+        let line = b"1 2 0:3 / /a rw - fuse.x t rw,user_id=1000,group_id=5";
+        assert_eq!(owner(line), Some(1000));
+        assert_eq!(owner(b"1 2 0:3 / /a rw - fuse.x t rw,user_id=x"), None);
     }
 
     #[test]
