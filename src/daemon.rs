@@ -162,7 +162,9 @@ fn wait_for_word(word: OwnedFd, signals: &SignalQueue, child: Pid) -> Result<Exi
     let lost = |error: io::Error| {
         Failure::new(
             ExitCode::System,
-            format!("lost the background process {child}: {error}"),
+            format!(
+                "lost the background process {child}: {error}: findmnt shows whether it has mounted"
+            ),
         )
     };
     loop {
@@ -224,14 +226,17 @@ fn died(status: WaitStatus) -> Failure {
                 ExitCode::Internal
             },
             format!(
-                "the background process was killed by signal {number} before the mount was ready"
+                "the background process was killed by signal {number} before the mount was ready: -f shows \
+                 more, and dmesg if the system was out of memory"
             ),
         );
     }
     let status = status.exit_status().unwrap_or_default();
     Failure::new(
         ExitCode::Internal,
-        format!("the background process ended with status {status} and without a word"),
+        format!(
+            "the background process ended with status {status} and without a word: -f shows more"
+        ),
     )
 }
 
@@ -314,7 +319,8 @@ mod tests {
             killed,
             Failure::new(
                 ExitCode::Internal,
-                "the background process was killed by signal 9 before the mount was ready"
+                "the background process was killed by signal 9 before the mount was ready: -f shows more, and dmesg \
+                 if the system was out of memory"
             )
         );
         let stopped = parent_of("kill -TERM $$", &[]).unwrap_err();

@@ -147,7 +147,11 @@ fn open_source(config: &Config, file_limit: u64) -> Result<Arc<Loopback>, Failur
     Loopback::open(&config.source, &settings)
         .map(Arc::new)
         .map_err(|error| {
-            let text = format!("source {}: {}", config.source.display(), error.errno());
+            let text = format!(
+                "SRC '{}' can't be opened: {}: serve it as a user who may read it",
+                config.source.display(),
+                error.errno()
+            );
             Failure::new(ExitCode::MountFailed, text)
         })
 }
@@ -192,7 +196,12 @@ fn handshake(
         Arc::clone(gate),
         Arc::clone(counters),
     )
-    .map_err(|error| system("the handshake with the kernel failed", &error))?;
+    .map_err(|error| {
+        system(
+            "the handshake with the kernel failed, which takes Linux 5.10 or later",
+            &error,
+        )
+    })?;
     if let Some(why) = server.lacks_passthrough()
         && config.serving.io == Io::Passthrough
     {
@@ -254,7 +263,9 @@ fn stop_if_asked(signals: &Signals) -> Result<(), Failure> {
     match signals.pending_stop() {
         None => Ok(()),
         Some(signal) => {
-            let text = format!("{signal} came before the mount was ready; nothing is mounted");
+            let text = format!(
+                "{signal} came before the mount was ready; nothing is mounted: start it again"
+            );
             Err(Failure::new(ExitCode::Interrupted, text))
         }
     }

@@ -125,7 +125,10 @@ impl Options {
             (Effect::Switch(field, on), None) => *field(&mut self.mount) = *on,
             (Effect::Flag(set), None) | (Effect::UserMount(set), _) => set(self),
             (Effect::Switch(..) | Effect::Flag(_), Some(_)) => {
-                return Err(usage(format!("{named} takes no value")));
+                return Err(usage(format!(
+                    "{named} takes no value: write '{}'",
+                    word.name
+                )));
             }
             (Effect::Value { placeholder, .. }, None) => {
                 return Err(usage(format!(
@@ -303,7 +306,10 @@ mod tests {
 
     #[test]
     fn bad_values_say_what_is_allowed() {
-        assert_eq!(refused("ro=1"), "mount option 'ro' takes no value");
+        assert_eq!(
+            refused("ro=1"),
+            "mount option 'ro' takes no value: write 'ro'"
+        );
         assert_eq!(
             refused("fsname"),
             "mount option 'fsname' needs a value: 'fsname=TEXT'"

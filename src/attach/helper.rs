@@ -83,7 +83,11 @@ pub(crate) fn unmount(target: &Path, lazily: bool) -> Result<bool, AttachError> 
     }
     Err(AttachError::new(
         Kind::Detach,
-        format!("{NAME} could not unmount {}: {}", shown(target), ended.said),
+        format!(
+            "{NAME} could not unmount {}: {}: try umount -l",
+            shown(target),
+            ended.said
+        ),
     ))
 }
 
@@ -203,7 +207,10 @@ fn finish(mut child: Child) -> Result<Ended, AttachError> {
                 let _ = child.kill();
                 return Err(AttachError::new(
                     Kind::System,
-                    format!("{NAME} did not end within {} seconds", LIMIT.as_secs()),
+                    format!(
+                        "{NAME} did not end within {} seconds: a mount on the way to MNT may hang",
+                        LIMIT.as_secs()
+                    ),
                 ));
             }
             let mut part = [0_u8; 1024];
@@ -237,7 +244,10 @@ fn in_one_line(said: &str) -> String {
 
 fn cannot_run(error: impl Into<std::io::Error>) -> AttachError {
     let error = error.into();
-    AttachError::new(Kind::System, format!("{NAME} could not be run: {error}"))
+    AttachError::new(
+        Kind::System,
+        format!("{NAME} could not be run: {error}: install the package fuse3"),
+    )
 }
 
 /// What the helper refused, with what can be done where that is known.
@@ -269,7 +279,7 @@ fn refused(said: &str, target: &Path) -> AttachError {
             ": is it set-user-id root, and does the service or container allow set-user-id programs?",
         )
     } else {
-        (Kind::Refused, "")
+        (Kind::Refused, ": mount on a directory of your own")
     };
     let target = shown(target);
     AttachError::new(

@@ -165,14 +165,14 @@ impl Pending {
             Some(Err(errno)) => Err(AttachError::new(
                 Kind::SelfTest,
                 format!(
-                    "the new mount does not work: its root answers: {}",
+                    "the new mount does not work: its root answers: {}: is SRC readable?",
                     says(errno)
                 ),
             )),
             None => Err(AttachError::new(
                 Kind::SelfTest,
                 format!(
-                    "the new mount did not answer within {} seconds",
+                    "the new mount did not answer within {} seconds: SRC may hang",
                     limit.as_secs_f32()
                 ),
             )),
@@ -368,7 +368,7 @@ fn refused(target: &Path, errno: Errno, reason: Option<String>) -> AttachError {
             let reason = reason.unwrap_or_else(|| says(errno));
             AttachError::new(
                 Kind::Refused,
-                format!("the kernel refused to mount on {name}: {reason}"),
+                format!("the kernel refused to mount on {name}: {reason}: dmesg may say more"),
             )
         }
     }

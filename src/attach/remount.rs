@@ -16,8 +16,10 @@ pub fn remount(config: &Config) -> Result<(), AttachError> {
     let path = &config.target;
     let refused = |errno| {
         let hint = match errno {
-            rustix::io::Errno::BUSY => ": files are open for writing",
-            rustix::io::Errno::PERM => ": only root may",
+            rustix::io::Errno::BUSY => {
+                ": files are open for writing: close them first (fuser -vm shows whose)"
+            }
+            rustix::io::Errno::PERM => ": only root may: use sudo, or mount anew",
             _ => "",
         };
         let text = format!("can't remount {}: {}{hint}", shown(path), says(errno));

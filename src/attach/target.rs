@@ -57,7 +57,7 @@ pub(crate) fn ready(config: &Config) -> Result<Target, AttachError> {
     Err(AttachError::new(
         Kind::TargetDead,
         format!(
-            "{MOST_DEAD} dead mounts were taken off {} and there are more",
+            "{MOST_DEAD} dead mounts were taken off {} and there are more: run it again",
             shown(path)
         ),
     ))
@@ -160,8 +160,10 @@ fn detach_dead(path: &Path, root: &OwnedFd, entry: &Entry) -> Result<(), AttachE
             log::info!("took a dead mount off {}", shown(path));
             return Ok(());
         }
-        Detached::Covered => "other file systems are mounted in it",
-        Detached::Busy => "it is in use",
+        Detached::Covered => {
+            "other file systems are mounted in it: unmount those first (findmnt -R shows them)"
+        }
+        Detached::Busy => "it is in use: umount -l takes it",
     };
     Err(AttachError::new(
         Kind::TargetDead,
@@ -216,18 +218,26 @@ fn unreachable_because(path: &Path, errno: Errno) -> AttachError {
         ),
         Errno::NOTDIR => (
             Kind::TargetNotDirectory,
-            format!("{name} can't be reached: something on the way to it is not a directory"),
+            format!(
+                "{name} can't be reached: something on the way to it is not a directory: check the path"
+            ),
         ),
         Errno::NOTCONN | Errno::CONNREFUSED | Errno::CONNABORTED => match holder(path) {
             Some(entry) => return dead(path, &entry, entry.mount_point == path),
             None => (
                 Kind::TargetDead,
-                format!("{name} can't be reached: {}", says(errno)),
+                format!(
+                    "{name} can't be reached: {}: check the path and who may go there",
+                    says(errno)
+                ),
             ),
         },
         errno => (
             Kind::TargetUnusable,
-            format!("{name} can't be reached: {}", says(errno)),
+            format!(
+                "{name} can't be reached: {}: check the path and who may go there",
+                says(errno)
+            ),
         ),
     };
     AttachError::new(kind, message)
@@ -245,14 +255,18 @@ fn make(path: &Path) -> Result<Option<MadeDirectory>, AttachError> {
             Kind::TargetMissing,
             format!(
                 "{} can't be made: the directory that it is to be in does not exist (--mkdir makes \
-                 one directory)",
+                 one directory; mkdir -p all)",
                 shown(path)
             ),
         ),
         Errno::NOTCONN => unreachable_because(path, errno),
         errno => AttachError::new(
             Kind::TargetUnusable,
-            format!("{} can't be made: {}", shown(path), says(errno)),
+            format!(
+                "{} can't be made: {}: make it as somebody who may, or elsewhere",
+                shown(path),
+                says(errno)
+            ),
         ),
     })
 }

@@ -7,7 +7,10 @@ use clap::{Arg, Command};
 use clap_complete::Shell;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
+mod diagnostics;
 mod helper;
+
+pub use diagnostics::{DIAGNOSTICS, Diagnostic, is_documented};
 
 use crate::exit::ExitCode;
 use crate::options::{TABLE, Word};
@@ -87,7 +90,7 @@ fn with_directories(completion: &str) -> String {
 }
 
 /// The day of the last change that a reader of the page should know of.
-const DATE: &str = "2026-11-23";
+const DATE: &str = "2026-11-27";
 
 const DESCRIPTION: [&str; 5] = [
     "`loopfs` makes the directory tree |SRC| visible at |MNT| as well, as a FUSE file system. What a program \
@@ -214,6 +217,8 @@ fn man_page(version: &str) -> String {
             &marked(&sentence(meaning)),
         );
     }
+
+    diagnostics::section(&mut page);
 
     page.control("SH", ["ENVIRONMENT"]);
     for (name, meaning) in ENVIRONMENT {

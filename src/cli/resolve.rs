@@ -59,7 +59,8 @@ impl Cli {
         self.namespace.as_deref().map_or(Ok(()), |path| {
             enter_mount_namespace(path).map_err(|error| {
                 let text = format!(
-                    "can't enter the mount namespace {}: {error}",
+                    "can't enter the mount namespace {}: {error}: it takes root, and a file such as \
+                     /proc/PID/ns/mnt",
                     path.display()
                 );
                 Failure::new(ExitCode::System, text)
@@ -222,20 +223,27 @@ fn target(typed: &Path) -> Result<PathBuf, Failure> {
     }
     Err(Failure::new(
         ExitCode::MountFailed,
-        format!("MNT '{}': too many symbolic links", typed.display()),
+        format!(
+            "MNT '{}': too many symbolic links: name the directory itself",
+            typed.display()
+        ),
     ))
 }
 
 /// The one clear line.
 fn unusable(which: &str, path: &Path, error: &io::Error) -> Failure {
     let reason = match (which, error.kind()) {
-        ("SRC", io::ErrorKind::NotFound) => "no such file or directory",
-        (_, io::ErrorKind::NotFound) => {
-            "no such file or directory (nor the one that should hold it)"
+        ("SRC", io::ErrorKind::NotFound) => {
+            "no such file or directory: check the path, or mount what it is on"
         }
-        ("SRC", io::ErrorKind::NotADirectory) => "not a directory",
-        (_, io::ErrorKind::NotADirectory) => "not a directory on the way to it",
-        (_, io::ErrorKind::PermissionDenied) => "permission denied on the way to it",
+        (_, io::ErrorKind::NotFound) => {
+            "no such file or directory (nor the one that should hold it): create it (mkdir -p)"
+        }
+        ("SRC", io::ErrorKind::NotADirectory) => "not a directory: name one",
+        (_, io::ErrorKind::NotADirectory) => "not a directory on the way to it: check the path",
+        (_, io::ErrorKind::PermissionDenied) => {
+            "permission denied on the way to it: mount as a user who may go there"
+        }
         (_, io::ErrorKind::NotConnected) => {
             "on a dead mount (Transport endpoint is not connected); unmount that one first"
         }
@@ -393,14 +401,23 @@ mod tests {
             assert_eq!(failure.code, ExitCode::MountFailed);
             failure.message.replace(&format!("{}/", base.display()), "")
         };
-        assert_eq!(line("none", ""), "SRC 'none': no such file or directory");
-        assert_eq!(line("file", ""), "SRC 'file': not a directory");
-        assert_eq!(line("file/x", ""), "SRC 'file/x': not a directory");
+        assert_eq!(
+            line("none", ""),
+            "SRC 'none': no such file or directory: check the path, or mount what it is on"
+        );
+        assert_eq!(line("file", ""), "SRC 'file': not a directory: name one");
+        assert_eq!(
+            line("file/x", ""),
+            "SRC 'file/x': not a directory: name one"
+        );
         assert_eq!(
             line("", "file/x"),
-            "MNT 'file/x': not a directory on the way to it"
+            "MNT 'file/x': not a directory on the way to it: check the path"
         );
-        assert_eq!(line("", "loop"), "MNT 'loop': too many symbolic links");
+        assert_eq!(
+            line("", "loop"),
+            "MNT 'loop': too many symbolic links: name the directory itself"
+        );
         assert_eq!(
             line("loop", ""),
             "SRC 'loop': Too many levels of symbolic links (os error 40)"
@@ -413,7 +430,7 @@ mod tests {
             |which, kind: io::ErrorKind| unusable(which, Path::new("p"), &kind.into()).message;
         assert_eq!(
             line("SRC", io::ErrorKind::PermissionDenied),
-            "SRC 'p': permission denied on the way to it"
+            "SRC 'p': permission denied on the way to it: mount as a user who may go there"
         );
         assert_eq!(
             line("SRC", io::ErrorKind::NotConnected),

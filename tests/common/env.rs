@@ -133,6 +133,10 @@ impl TestEnv {
             1,
             "one clear line: {finished:#?}"
         );
+        assert!(
+            loopfs::cli::generate::is_documented(&finished.stderr),
+            "not in DIAGNOSTICS of loopfs(1): {finished:#?}"
+        );
         assert_eq!(mounts_below(&self.root), before, "something was mounted");
         assert_eq!(
             processes_naming(&self.root).len(),

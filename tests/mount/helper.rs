@@ -135,7 +135,7 @@ fn fake_and_sloppy() {
     let seen = seen.replace(&root, "");
     assert!(seen.starts_with("nothing\n"), "{seen}");
     assert!(
-        seen.contains("SRC 'src/none': no such file or directory\n32\n"),
+        seen.contains("SRC 'src/none': no such file or directory: check the path, or mount what it is on\n32\n"),
         "{seen}"
     );
     assert!(seen.contains("unknown mount option 'strange'"), "{seen}");

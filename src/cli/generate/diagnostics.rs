@@ -1,0 +1,433 @@
+//! What can go wrong and what to do then: the section DIAGNOSTICS of loopfs(1).
+//!
+//! `tests/diagnostics.rs` goes through every message in `src/` that can end the program, and fails if one is not
+//! in this list; the integration tests ask [`is_documented`] of every line that they see a refusal print.
+
+use clap_mangen::roff::Roff;
+
+use super::rich;
+use crate::exit::ExitCode;
+
+/// A message, and what to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Diagnostic {
+    /// As it is printed, behind `loopfs: `; what differs from time to time stands between bars.
+    pub message: &'static str,
+    /// The status that the program ends with.
+    pub code: ExitCode,
+    /// What it means and what to do next.
+    pub next: &'static str,
+}
+
+const fn said(code: ExitCode, message: &'static str, next: &'static str) -> Diagnostic {
+    Diagnostic {
+        message,
+        code,
+        next,
+    }
+}
+
+use ExitCode::{Internal, Interrupted, MountFailed, System, Usage};
+
+/// All of them, by exit status.
+pub const DIAGNOSTICS: &[Diagnostic] = &[
+    said(
+        Usage,
+        "|SRC and MNT are missing, unexpected argument, invalid value ...| (Usage: |SYNOPSIS|)",
+        "The command line is wrong. Write it as the synopsis says; a mistyped option is answered with the nearest one: \
+         ; did you mean '|OPTION|'?",
+    ),
+    said(
+        Usage,
+        "unknown mount option '|WORD|': did you mean '|OPTION|'? See loopfs(1) for the list",
+        "Correct the word, or leave it out. MOUNT OPTIONS above has the list.",
+    ),
+    said(
+        Usage,
+        "mount option '|WORD|' takes no value: write '|WORD|'",
+        "Leave out what follows the equals sign.",
+    ),
+    said(
+        Usage,
+        "mount option '|WORD|' needs a value: '|WORD=VALUE|'",
+        "Give it one.",
+    ),
+    said(
+        Usage,
+        "mount option '|WORD|': '|VALUE|' is not |FORM|",
+        "Write a value of the form that the message names.",
+    ),
+    said(
+        Usage,
+        "'nodefault_permissions' with 'allow_other' would give every user root's rights on SRC: leave one of them \
+         out, or add 'noallow_other'",
+        "Only root is told so, whose mounts are for everybody unless they say `noallow_other`.",
+    ),
+    said(
+        Usage,
+        "'cache=none' keeps nothing for any time: leave out the timeouts, or it",
+        "`cache=none` and the options that end in `_timeout` contradict each other.",
+    ),
+    said(
+        Usage,
+        "LOOPFS_FAULTS: '|WORD|' is no fault; write OPERATION=panic or =ERRNO",
+        "The variable is for tests: unset it.",
+    ),
+    said(
+        System,
+        "/dev/fuse is missing: load the module (modprobe fuse), or give the container the device (--device /dev/fuse)",
+        "Of `podman run` and `docker run` that is an option. The same is said where the kernel itself has no FUSE: this \
+         kernel has no FUSE file system: load the module (modprobe fuse).",
+    ),
+    said(
+        System,
+        "/dev/fuse can't be opened: |REASON|: its mode is usually 0666, and a container or service must be allowed the \
+         device",
+        "For another user than root: `chmod 666 /dev/fuse`. For a unit of systemd: DeviceAllow=/dev/fuse and no \
+         PrivateDevices=.",
+    ),
+    said(
+        System,
+        "mounting on |MNT| is not permitted: |REASON|: it needs CAP_SYS_ADMIN, or the package fuse3 with a fusermount3 \
+         that is set-user-id root",
+        "Run it as root, or install the package fuse3.",
+    ),
+    said(
+        System,
+        "fusermount3 is needed to mount without root's rights and is not installed: install the package fuse3",
+        "It is searched for in PATH, /usr/bin and /bin.",
+    ),
+    said(
+        System,
+        "fusermount3 refused to mount on |MNT|: |ITS WORDS|: let root write the line user_allow_other in \
+         /etc/fuse.conf, or mount without allow_other",
+        "Without that line only the user who mounted may use the mount.",
+    ),
+    said(
+        System,
+        "fusermount3 refused to mount on |MNT|: |ITS WORDS|: unmount one, or let root raise mount_max in /etc/fuse.conf",
+        "Users have more FUSE mounts than the file allows.",
+    ),
+    said(
+        System,
+        "fusermount3 refused to mount on |MNT|: |ITS WORDS|: this user may not open /dev/fuse (its mode is usually 0666)",
+        "`chmod 666 /dev/fuse`.",
+    ),
+    said(
+        System,
+        "fusermount3 refused to mount on |MNT|: |ITS WORDS|: load the module (modprobe fuse), or give the container the \
+         device /dev/fuse",
+        "The kernel has no FUSE, or the device is not there.",
+    ),
+    said(
+        System,
+        "fusermount3 refused to mount on |MNT|: |ITS WORDS|: is it set-user-id root, and does the service or container \
+         allow set-user-id programs?",
+        "`chmod u+s` on the program; in a unit no NoNewPrivileges=, RestrictNamespaces= or LockPersonality=.",
+    ),
+    said(
+        System,
+        "fusermount3 could not be run: |REASON|: install the package fuse3",
+        "The same of: fusermount3 did not end within |N| seconds: a mount on the way to MNT may hang; and where it \
+         refuses without a word: it ended with |STATUS| and said nothing.",
+    ),
+    said(
+        System,
+        "fusermount3 could not unmount |MNT|: |ITS WORDS|: try umount -l",
+        "Somebody has changed the mount or its directory meanwhile.",
+    ),
+    said(
+        System,
+        "/proc is not mounted, and files are opened through it: mount -t proc proc /proc",
+        "That is so in a chroot or a minimal container.",
+    ),
+    said(
+        System,
+        "--low-latency: |DEVICE|: |REASON|; it takes root, or leave the option out",
+        "The device is /dev/cpu_dma_latency, which not every kernel has.",
+    ),
+    said(
+        System,
+        "can't enter the mount namespace |FILE|: |REASON|: it takes root, and a file such as /proc/PID/ns/mnt",
+        "Of `-N` of `mount`(8): the process has ended, or this user may not.",
+    ),
+    said(
+        System,
+        "can't go to the background: |REASON| (-f stays in the foreground)",
+        "The system is out of processes or memory, or the process that started it is gone.",
+    ),
+    said(
+        System,
+        "the handshake with the kernel failed, which takes Linux 5.10 or later: |REASON|",
+        "`uname -r` tells which one is running.",
+    ),
+    said(System, "can't take over signals: |REASON|", REFUSED),
+    said(System, "can't make an eventfd: |REASON|", REFUSED),
+    said(System, "can't start the serving thread: |REASON|", REFUSED),
+    said(System, "can't start the control thread: |REASON|", REFUSED),
+    said(
+        System,
+        "can't say that the mount is ready: |REASON|",
+        REFUSED,
+    ),
+    said(System, "can't read the mount table: |REASON|", REFUSED),
+    said(
+        System,
+        "can't read the mount table (/proc/self/mountinfo): |REASON|",
+        REFUSED,
+    ),
+    said(
+        System,
+        "can't find the new mount on |MNT| in the mount table: |REASON|",
+        REFUSED,
+    ),
+    said(
+        System,
+        "can't find out whether |MNT| answers: |REASON|",
+        REFUSED,
+    ),
+    said(
+        System,
+        "can't tell which mount lies at |MNT|: |REASON|",
+        REFUSED,
+    ),
+    said(System, "can't tell which mount this is: |REASON|", REFUSED),
+    said(System, "can't open the mount's root: |REASON|", REFUSED),
+    said(System, "can't run the self-test: |REASON|", REFUSED),
+    said(System, "can't unmount: |REASON|", REFUSED),
+    said(
+        System,
+        "lost the background process |PID|: |REASON|: findmnt shows whether it has mounted",
+        REFUSED,
+    ),
+    said(
+        System,
+        "can't unmount: the mount table keeps changing",
+        "Try again.",
+    ),
+    said(
+        System,
+        "something was mounted over the mount at the moment of the unmount and was unmounted in its place",
+        "Mount that again.",
+    ),
+    said(
+        Internal,
+        "the background process was killed by signal |N| before the mount was ready: -f shows more, and dmesg if the \
+         system was out of memory",
+        "After a signal that asks for an end the status is 8.",
+    ),
+    said(
+        Internal,
+        "the background process ended with status |N| and without a word: -f shows more",
+        "A bug: please report it with what it prints with `-d`.",
+    ),
+    said(
+        Interrupted,
+        "|SIGNAL| came before the mount was ready; nothing is mounted: start it again",
+        "Somebody pressed Ctrl-C, or a service manager ended the start.",
+    ),
+    said(
+        MountFailed,
+        "SRC '|PATH|': no such file or directory: check the path, or mount what it is on",
+        "A link that leads nowhere is answered like this, too.",
+    ),
+    said(
+        MountFailed,
+        "SRC '|PATH|': not a directory: name one",
+        "A file can't be served by itself.",
+    ),
+    said(
+        MountFailed,
+        "SRC '|PATH|' can't be opened: |REASON|: serve it as a user who may read it",
+        "loopfs has the rights of who starts it.",
+    ),
+    said(
+        MountFailed,
+        "|SRC or MNT| '|PATH|': permission denied on the way to it: mount as a user who may go there",
+        "A directory on the way can't be searched by this user. Of another reason, such as an error of the disk, the \
+         message has the system's own words: |SRC or MNT| '|PATH|': |REASON|.",
+    ),
+    said(
+        MountFailed,
+        "|SRC or MNT| '|PATH|': on a dead mount (Transport endpoint is not connected); unmount that one first",
+        "`fusermount3 -uz` or `umount -l`.",
+    ),
+    said(
+        MountFailed,
+        "MNT '|PATH|': no such file or directory (nor the one that should hold it): create it (mkdir -p)",
+        "With `--mkdir` the last component is made by loopfs.",
+    ),
+    said(
+        MountFailed,
+        "MNT '|PATH|': not a directory on the way to it: check the path",
+        "The same of: |MNT| can't be reached: something on the way to it is not a directory: check the path.",
+    ),
+    said(
+        MountFailed,
+        "MNT '|PATH|': too many symbolic links: name the directory itself",
+        "Links that lead to each other.",
+    ),
+    said(
+        MountFailed,
+        "|MNT| does not exist: create it, or use --mkdir",
+        "`mkdir` |MNT|.",
+    ),
+    said(
+        MountFailed,
+        "|MNT| is not a directory: name a directory to mount on",
+        "loopfs serves directories, which a file can't show.",
+    ),
+    said(
+        MountFailed,
+        "|MNT| can't be reached: |REASON|: check the path and who may go there",
+        "The system's own words say why.",
+    ),
+    said(
+        MountFailed,
+        "|MNT| can't be made: the directory that it is to be in does not exist (--mkdir makes one directory; mkdir -p all)",
+        "`mkdir -p` |MNT|.",
+    ),
+    said(
+        MountFailed,
+        "|MNT| can't be made: |REASON|: make it as somebody who may, or elsewhere",
+        "Of `--mkdir`.",
+    ),
+    said(
+        MountFailed,
+        "|MNT| is a dead FUSE mount (Transport endpoint is not connected): its daemon has gone; unmount it (fusermount3 -u \
+         |MNT|) or use --replace-stale",
+        "That is what a crash leaves.",
+    ),
+    said(
+        MountFailed,
+        "|PATH| lies in the dead FUSE mount |MNT| (Transport endpoint is not connected): its daemon has gone; unmount that \
+         first (fusermount3 -u |MNT|)",
+        "`--replace-stale` takes a dead mount at MNT only, and not one above.",
+    ),
+    said(
+        MountFailed,
+        "the dead mount at |MNT| can't be replaced: other file systems are mounted in it: unmount those first (findmnt -R \
+         shows them)",
+        "The same if it is in use: umount -l takes it.",
+    ),
+    said(
+        MountFailed,
+        "|N| dead mounts were taken off |MNT| and there are more: run it again",
+        "Each crash leaves one.",
+    ),
+    said(
+        MountFailed,
+        "|PATH| lies on a mount (|TYPE| at |MNT|) that did not answer within |N| seconds: end its daemon or unmount it first",
+        "That mount hangs, and so would whoever touches it.",
+    ),
+    said(
+        MountFailed,
+        "the new mount does not work: its root answers: |REASON|: is SRC readable?",
+        "The same of: can't reach the new mount: |REASON|. Nothing is mounted.",
+    ),
+    said(
+        MountFailed,
+        "the new mount did not answer within |N| seconds: SRC may hang",
+        "`ls` |SRC|, with `timeout`, shows whether it does. Nothing is mounted.",
+    ),
+    said(
+        MountFailed,
+        "the kernel refused to mount on |MNT|: |REASON|: dmesg may say more",
+        "An option that this kernel does not have, or a limit on mounts (`sysctl fs.mount-max`).",
+    ),
+    said(
+        MountFailed,
+        "fusermount3 refused to mount on |MNT|: |ITS WORDS|: mount on a directory of your own",
+        "It allows a user to mount on directories that the user may write to.",
+    ),
+    said(
+        MountFailed,
+        "io=passthrough can't be had: |REASON|; or leave it to io=auto",
+        "The reason says what is missing: root, a newer kernel, a file system that can be stacked on.",
+    ),
+    said(
+        MountFailed,
+        "cache=coherent can't be had: |REASON|; or leave it to cache=auto",
+        "The reason says what is missing: a newer kernel, a file system of which fanotify(7) tells.",
+    ),
+    said(
+        MountFailed,
+        "can't remount |MNT|: nothing of type |TYPE| is mounted there (findmnt |MNT| shows what is)",
+        "`remount` changes a mount of loopfs that is there.",
+    ),
+    said(
+        MountFailed,
+        "can't remount |MNT|: |REASON|: files are open for writing: close them first (fuser -vm shows whose)",
+        "Only then it can become read-only.",
+    ),
+    said(
+        MountFailed,
+        "can't remount |MNT|: |REASON|: only root may: use sudo, or mount anew",
+        "A user can unmount and mount with other options.",
+    ),
+    said(
+        MountFailed,
+        "|MNT|: mounted, but invisible outside of this service, which has a mount namespace of its own: remove \
+         ProtectSystem=, ProtectHome=, PrivateTmp=, PrivateMounts= and their kin from its unit",
+        "The comments in loopfs@.service say which settings keep the mount visible.",
+    ),
+];
+
+/// Whether `line` is one of these messages, as the program prints it.
+#[must_use]
+pub fn is_documented(line: &str) -> bool {
+    DIAGNOSTICS.iter().any(|it| fits(it.message, line))
+}
+
+/// Whether everything of `message` that does not stand between bars is in `line`, in that order.
+fn fits(message: &str, line: &str) -> bool {
+    let mut rest = line;
+    message.split('|').step_by(2).all(|part| {
+        rest.find(part)
+            .map(|at| rest = &rest[at + part.len()..])
+            .is_some()
+    })
+}
+
+/// The section of the page.
+pub(super) fn section(page: &mut Roff) {
+    page.control("SH", ["DIAGNOSTICS"]).text(rich(INTRODUCTION));
+    let mut code = None;
+    // Neighbours in the list share what is to be done.
+    for group in DIAGNOSTICS.chunk_by(|one, next| (one.code, one.next) == (next.code, next.next)) {
+        if code.replace(group[0].code) != Some(group[0].code) {
+            let heading = format!("Status {}", group[0].code as u8);
+            page.control("SS", [heading.as_str()]);
+        }
+        for (index, diagnostic) in group.iter().enumerate() {
+            let tag = if index == 0 { "TP" } else { "TQ" };
+            page.control(tag, []).text(rich(diagnostic.message));
+        }
+        page.text(rich(group[0].next));
+    }
+}
+
+/// Of what is usually granted.
+const REFUSED: &str = "The system refused something that it usually grants: it is out of memory, processes or open files (the \
+     reason says of what), or a sandbox forbids the system call.";
+
+const INTRODUCTION: &str = "A failure is told in one line on stderr that begins with |loopfs:| and says what to do. These are \
+     all that a user can cause. What comes while a mount is being served is in the log.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_its_message() {
+        assert!(is_documented(
+            "loopfs: SRC '/none': no such file or directory: check the path, or mount what it is on"
+        ));
+        assert!(!is_documented("loopfs: something else went wrong"));
+    }
+
+    #[test]
+    fn they_come_by_status() {
+        assert!(DIAGNOSTICS.is_sorted_by_key(|it| it.code as u8));
+    }
+}
