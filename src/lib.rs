@@ -15,6 +15,7 @@
 //! - [`lifecycle`]: how it ends; [`attach`]: the mount in the mount table;
 //! - [`mod@fuse`]: the only place that names fuser; [`op`]: the operations;
 //! - [`loopback`]: the file system, plain functions without a transport;
+//! - [`survive`]: what outlives the process, for the next one to go on with;
 //! - [`policy`]: rules over values; [`observe`]: counters and faults; [`error`]: errno and what was
 //!   tried; [`sync`]: std's primitives or loom's; [`sys`]: system calls, the only `unsafe`.
 
@@ -35,5 +36,6 @@ pub mod op;
 pub mod options;
 pub mod policy;
 pub mod service;
+pub mod survive;
 pub mod sync;
 pub mod sys;

@@ -24,7 +24,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("sys", &["sync"]),
     ("error", &["sys"]),
     ("observe", &["op", "sync"]),
-    ("loopback", &["policy", "sys", "error", "sync"]),
+    ("survive", &["sync", "sys"]),
+    ("loopback", &["policy", "survive", "sys", "error", "sync"]),
     ("lifecycle", &["config", "exit", "sync", "sys"]),
     (
         "fuse",
@@ -36,6 +37,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "error",
             "config",
             "policy",
+            "survive",
             "sync",
             "sys",
         ],

@@ -87,14 +87,22 @@ impl Handle {
     }
 
     /// A handle made of its two parts.
-    pub(super) fn from_parts(kind: i32, bytes: &[u8]) -> Self {
+    #[must_use]
+    pub fn from_parts(kind: i32, bytes: &[u8]) -> Self {
         let bytes = Bytes::new(bytes);
         Self { kind, bytes }
     }
 
     /// The part that means something to the file system only.
-    pub(super) fn bytes(&self) -> &[u8] {
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Its type, which says how they are to be read.
+    #[must_use]
+    pub fn kind(&self) -> i32 {
+        self.kind
     }
 
     fn asked(object: BorrowedFd<'_>, flags: libc::c_int) -> Result<Self> {

@@ -8,7 +8,7 @@
 //! number alone), [`dir`] (directory streams), [`xattr`], [`ioctl`] (file flags), [`lock`] (file locks),
 //! [`creds`] (acting as the caller), [`rights`] (what a caller may), [`caller`] (what it is up to while it
 //! waits), [`mount`] (mount ids and the mount table), [`mountinfo`] (the table as text), [`notify`] (what the
-//! FUSE client is told unasked), [`passthrough`] (what it may do with backing files), [`fanotify`] (what others do to a file system), [`wake`] (a bell for poll(2)), [`memory`] (our own, by address), [`ask`] (whether a mount answers),
+//! FUSE client is told unasked), [`passthrough`] (what it may do with backing files), [`fanotify`] (what others do to a file system), [`wake`] (a bell for poll(2)), [`memory`] (our own, by address), [`shared`] (memory that outlives a process), [`ask`] (whether a mount answers),
 //! [`process`] (going to the background), [`limits`] (of this process, lifted), [`cpu_latency`] (how deeply CPUs sleep), [`features`]
 //! (switching newer calls off).
 
@@ -32,6 +32,7 @@ pub mod notify;
 pub mod passthrough;
 pub mod process;
 pub mod rights;
+pub mod shared;
 pub mod wake;
 pub mod xattr;
 
