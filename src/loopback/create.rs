@@ -91,9 +91,8 @@ impl Loopback {
         let object = self.descriptors.with_room(reopen).tried("open")?;
         let mut entry = self.enter(object)?;
         entry.name = self.name_kept_since(moment, (&parent, name.as_c_str()), entry.lookup.inode());
-        let handle = self
-            .files
-            .insert(FileHandle::new(Arc::clone(entry.lookup.inode()), file));
+        let file = FileHandle::new(Arc::clone(entry.lookup.inode()), file);
+        let handle = self.hold_file(file, flags);
         let opened = self.as_opened(handle, entry.attr.mode(), entry.lookup.inode());
         Ok(Created { entry, opened })
     }

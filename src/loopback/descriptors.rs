@@ -143,6 +143,12 @@ impl Descriptors {
         self.mount.as_ref().map(|mount| mount.fd.as_fd())
     }
 
+    /// The id of that mount; 0 where there is none.
+    #[must_use]
+    pub fn mount_id(&self) -> u64 {
+        self.mount.as_ref().map_or(0, |mount| mount.id)
+    }
+
     /// Whether inodes are reached by file handle at all.
     #[must_use]
     pub fn by_handle(&self) -> bool {

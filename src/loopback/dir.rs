@@ -78,7 +78,7 @@ impl Loopback {
         let told = self.is_followed(&inode);
         let kept = self.read_for_all(&inode, fd.as_fd(), &stat);
         let stream = Mutex::new(DirStream::new(fd));
-        let handle = self.dirs.insert(DirHandle { inode, stream });
+        let handle = self.hold_dir(DirHandle { inode, stream }, flags);
         Ok(OpenedDir { handle, told, kept })
     }
 
@@ -214,6 +214,7 @@ impl Loopback {
 
     /// The last descriptor of the directory was closed.
     pub fn releasedir(&self, handle: u64) -> Result<()> {
+        self.let_go(handle);
         self.dirs.remove(handle).map(drop).ok_or(Error::BAD_HANDLE)
     }
 

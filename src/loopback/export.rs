@@ -20,8 +20,9 @@ use super::descriptors::Descriptors;
 use super::inode::{Identity, Inode, NodeNo};
 use super::lookup::Entry;
 use crate::error::{Errno, Error, Result, Tried};
+use crate::survive::State;
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Arc, Mutex, lock};
 use crate::sys::by_number::ByNumber;
 use crate::sys::dir;
 use crate::sys::fs::{self, FileType};
@@ -37,6 +38,8 @@ pub struct Export {
     by_number: Option<ByNumber>,
     forgotten: Mutex<Forgotten>,
     next_generation: AtomicU32,
+    /// Where generations go on with a later process, if there may be one.
+    state: Option<Arc<State>>,
 }
 
 /// The handles of the inodes that the kernel has forgotten last. When the newer half is full, the older
@@ -63,11 +66,12 @@ impl Forgotten {
 impl Export {
     /// For a tree whose inodes are reached by `descriptors`.
     #[must_use]
-    pub fn new(descriptors: &Descriptors) -> Self {
+    pub fn new(descriptors: &Descriptors, state: Option<Arc<State>>) -> Self {
         Self {
             by_number: descriptors.mount().and_then(ByNumber::new),
             forgotten: Mutex::default(),
             next_generation: AtomicU32::new(1),
+            state,
         }
     }
 
@@ -104,7 +108,11 @@ impl Export {
             // The lower half is what the kernel looks at.
             #[allow(clippy::cast_possible_truncation)]
             Ok(handle) => handle.generation() as u32,
-            Err(_) => self.next_generation.fetch_add(1, Ordering::Relaxed),
+            #[allow(clippy::cast_possible_truncation)]
+            Err(_) => match &self.state {
+                Some(state) => state.next_generation() as u32,
+                None => self.next_generation.fetch_add(1, Ordering::Relaxed),
+            },
         }
     }
 }

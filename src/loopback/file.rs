@@ -8,6 +8,7 @@ use super::inode::{Inode, NodeNo};
 use super::{Caller, Loopback, itself};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::policy;
+use crate::survive::Flag;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::sys::creds;
@@ -84,7 +85,7 @@ impl Loopback {
         drop(object);
         let file = self.descriptors.for_caller(file).tried("open")?;
         let kept = self.read_for_all(&inode, file.as_fd(), &stat);
-        let handle = self.files.insert(FileHandle::new(Arc::clone(&inode), file));
+        let handle = self.hold_file(FileHandle::new(Arc::clone(&inode), file), flags);
         Ok(Opened {
             changed,
             kept,
@@ -158,8 +159,13 @@ impl Loopback {
 
     /// Notes that an open file may be mapped to write to it, without a word to anybody; whether that is new.
     pub fn becomes_mappable(&self, handle: u64) -> bool {
-        self.file(handle)
-            .is_ok_and(|file| file.inode.becomes_mappable())
+        self.file(handle).is_ok_and(|file| {
+            let is_new = file.inode.becomes_mappable();
+            if is_new {
+                self.table.note(&file.inode, Flag::Mappable);
+            }
+            is_new
+        })
     }
 
     /// Opens something with a caller's flags, for [`super::descriptors::Descriptors::for_caller`]; on a mount with `noatime` so that reading leaves its access
@@ -215,6 +221,7 @@ impl Loopback {
 
     /// The last descriptor was closed.
     pub fn release(&self, handle: u64) -> Result<()> {
+        self.let_go(handle);
         self.files.remove(handle).map(drop).ok_or(Error::BAD_HANDLE)
     }
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::Loopback;
 use super::inode::Inode;
+use crate::survive::State;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::sys::dir::DirStream;
@@ -39,6 +41,13 @@ pub struct DirHandle {
     pub stream: Mutex<DirStream>,
 }
 
+/// What numbers begin with that this process alone knows: where there may be a later one, what is open for longer
+/// than a request has numbers from `state`, far below.
+#[must_use]
+pub fn first(state: Option<&Arc<State>>) -> u64 {
+    state.map_or(1, |_| 1 << 62)
+}
+
 /// A table of handles. Numbers are never used twice, so that a late request for a released one
 /// finds nothing rather than somebody else's file.
 #[derive(Debug)]
@@ -48,13 +57,19 @@ pub struct Handles<T> {
 }
 
 impl<T> Handles<T> {
-    /// An empty table.
+    /// An empty table, whose own numbers begin with `first`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(first: u64) -> Self {
         Self {
-            next: AtomicU64::new(1),
+            next: AtomicU64::new(first),
             open: RwLock::new(HashMap::new()),
         }
+    }
+
+    /// Enters an open object under a number that somebody else has found for it.
+    pub fn insert_as(&self, number: u64, object: T) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.insert(number, Arc::new(object));
     }
 
     /// Enters an open object; its number.
@@ -94,9 +109,39 @@ impl<T> Handles<T> {
     }
 }
 
-impl<T> Default for Handles<T> {
-    fn default() -> Self {
-        Self::new()
+impl Loopback {
+    /// Enters an open file, recorded for a later process if there may be one; its number.
+    pub(super) fn hold_file(&self, file: FileHandle, flags: i32) -> u64 {
+        match self.recorded(&file.inode, flags, false) {
+            Some(number) => {
+                self.files.insert_as(number, file);
+                number
+            }
+            None => self.files.insert(file),
+        }
+    }
+
+    /// The same for a directory.
+    pub(super) fn hold_dir(&self, dir: DirHandle, flags: i32) -> u64 {
+        match self.recorded(&dir.inode, flags, true) {
+            Some(number) => {
+                self.dirs.insert_as(number, dir);
+                number
+            }
+            None => self.dirs.insert(dir),
+        }
+    }
+
+    fn recorded(&self, inode: &Inode, flags: i32, directory: bool) -> Option<u64> {
+        let state = self.state.as_ref()?;
+        state.opened(inode.number().0, flags, directory)
+    }
+
+    /// An open file or directory is no more.
+    pub(super) fn let_go(&self, handle: u64) {
+        if let Some(state) = &self.state {
+            state.closed(handle);
+        }
     }
 }
 
@@ -106,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_released_number_finds_nothing_ever_again() {
-        let handles = Handles::new();
+        let handles = Handles::new(1);
         let first = handles.insert("a");
         assert_eq!(handles.get(first).as_deref(), Some(&"a"));
         assert!(handles.remove(first).is_some());

@@ -8,6 +8,7 @@ use std::ffi::CStr;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use crate::survive::{Flag, Node, Reach as Found};
 use crate::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, lock};
 use crate::sys::fs::{self, FileType, Statx};
@@ -152,6 +153,70 @@ impl Inode {
             stamp: AtomicU32::new(stamp),
             flags: AtomicU8::new(0),
             birth: birth(stat),
+        }
+    }
+
+    /// An inode that an earlier process has known, as it was recorded, reached through `mount`; with `object`, if
+    /// that was kept. `None` if it can't be had without.
+    #[must_use]
+    pub fn recorded(node: Node, flags: u64, mount: u64, object: Option<OwnedFd>) -> Option<Self> {
+        let Node {
+            number,
+            device,
+            ino,
+            kind,
+            birth,
+            reach,
+        } = node;
+        let mut own_flags = 0;
+        let mut identity = Identity { mount, device, ino };
+        let reach = match reach {
+            Found::Handle(kind, bytes) => {
+                own_flags |= if object.is_some() { KEPT } else { 0 };
+                let object = Mutex::new(object.map(Arc::new));
+                Reach::ByHandle(Handle::from_parts(kind, &bytes), object)
+            }
+            Found::Descriptor(generation) => {
+                let object = object?;
+                identity = Identity::of(&fs::stat(object.as_fd()).ok()?);
+                Reach::Kept {
+                    object,
+                    generation,
+                    heard_by: OnceLock::new(),
+                }
+            }
+        };
+        own_flags |= if Flag::Mappable.is_in(flags) {
+            MAPPABLE
+        } else {
+            0
+        };
+        Some(Self {
+            number: NodeNo(number),
+            identity,
+            reach,
+            kind,
+            // Of neither it is known what the kernel was told.
+            stamp: AtomicU32::new(0),
+            flags: AtomicU8::new(own_flags),
+            birth: birth.to_ne_bytes(),
+        })
+    }
+
+    /// What is to be recorded of it for a later process.
+    #[must_use]
+    pub fn record(&self) -> Node<&[u8]> {
+        let reach = match &self.reach {
+            Reach::Kept { generation, .. } => Found::Descriptor(*generation),
+            Reach::ByHandle(handle, _) => Found::Handle(handle.kind(), handle.bytes()),
+        };
+        Node {
+            number: self.number.0,
+            device: self.identity.device,
+            ino: self.identity.ino,
+            kind: self.kind,
+            birth: u16::from_ne_bytes(self.birth),
+            reach,
         }
     }
 

@@ -12,6 +12,8 @@
 //! - [`numbering`]: which number programs and the kernel see for it;
 //! - [`table`]: the inodes that the kernel remembers, and [`table::LookupRef`], a lookup count as
 //!   an owned value;
+//! - [`tally`]: where its lookups are counted; [`recover`]: the beginning of a process that goes on with what an
+//!   earlier one has left;
 //! - [`watch`]: what others do to SRC, for the kernel to forget what it remembers;
 //! - [`handle`]: open files and directories;
 //! - [`name`]: the one check of a name;
@@ -38,9 +40,11 @@ pub mod lock;
 pub mod lookup;
 pub mod name;
 pub mod numbering;
+pub mod recover;
 pub mod remove;
 pub mod shortage;
 pub mod table;
+pub mod tally;
 pub mod watch;
 pub mod xattr;
 
@@ -49,6 +53,7 @@ use std::path::Path;
 
 use crate::error::{Errno, Error, Result, Tried};
 use crate::policy;
+use crate::survive::State;
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, OnceLock};
 use crate::sys::creds::{self, CallerGuard, OwnerCheck};
@@ -61,6 +66,7 @@ use handle::{DirHandle, FileHandle, Handles};
 use inode::{Inode, NodeNo, Object};
 use numbering::Numbering;
 use table::Table;
+use tally::Counting;
 use watch::Watch;
 
 /// Who asks, as the kernel says.
@@ -106,6 +112,8 @@ pub struct Loopback {
     own_mount: OnceLock<OwnMount>,
     /// What others do to SRC, if that is followed.
     watch: OnceLock<Watch>,
+    /// What a later process finds, if there may be one.
+    state: Option<Arc<State>>,
     /// Whether creations can be done as the caller (root), or are the daemon's own (anybody else).
     acts_as_callers: bool,
     /// Whether what is read through the mount keeps its access time in SRC.
@@ -120,6 +128,10 @@ impl Loopback {
     /// The tree below the directory `source`, a path that the user gave and that may lead through
     /// symlinks: it is resolved here, once, and never again.
     pub fn open(source: &Path, settings: &Settings) -> Result<Self> {
+        Self::open_counting(source, settings, Counting::Here)
+    }
+
+    fn open_counting(source: &Path, settings: &Settings, counting: Counting) -> Result<Self> {
         let object = fs::open_root(source).tried("opening the source directory")?;
         let (object, crossing) = Crossing::open(object, settings.one_file_system);
         let stat = fs::stat(object.as_fd()).tried("statx")?;
@@ -127,17 +139,20 @@ impl Loopback {
         let descriptors = Descriptors::new(object.as_fd(), identity, settings.file_limit);
         let filesystem = fs::filesystem_type(object.as_fd()).unwrap_or(0);
         let root = Arc::new(Inode::new(NodeNo::ROOT, &stat, object, None));
+        let state = counting.state();
+        let first = handle::first(state.as_ref());
         Ok(Self {
-            table: Arc::new(Table::new(Arc::clone(&root))),
+            table: Arc::new(Table::new(Arc::clone(&root), counting)),
             root,
-            numbering: Numbering::new(identity),
-            export: Export::new(&descriptors),
+            numbering: Numbering::new(identity, state.clone()),
+            export: Export::new(&descriptors, state.clone()),
             descriptors,
-            files: Handles::new(),
-            dirs: Handles::new(),
+            files: Handles::new(first),
+            dirs: Handles::new(first),
             crossing,
             own_mount: OnceLock::new(),
             watch: OnceLock::new(),
+            state,
             acts_as_callers: creds::can_act_as_others(),
             noatime: settings.noatime,
             filesystem,

@@ -3,7 +3,8 @@
 //! The kernel counts every entry that a reply gave it and gives the counts back with FORGET. A count
 //! lives in exactly two places: in a [`LookupRef`] while a reply is being made, or in the table on
 //! the kernel's behalf. It is a `NonZeroU64` and taken down with checked arithmetic: it can be
-//! neither negative nor zero-but-present.
+//! neither negative nor zero-but-present. How it is counted, here or where a later process finds it, is
+//! [`super::tally`]'s.
 // The lint is about keys that change: what counts in a set of inodes is the number, which never does.
 #![allow(clippy::mutable_key_type)]
 
@@ -11,11 +12,12 @@ use std::borrow::Borrow;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
-use std::num::NonZeroU64;
 
 use super::index::Index;
 use super::inode::{Inode, NodeNo};
 use super::numbering::Numbering;
+use super::tally::{Counting, Tally};
+use crate::survive::{Flag, Place};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, lock};
 use crate::sys::handle::Handle;
@@ -34,7 +36,7 @@ const MANY: usize = 1 << 12;
 struct Slot {
     inode: Arc<Inode>,
     /// Changed in place, under the lock of the shard: what a set holds can't be borrowed mutably.
-    lookups: Cell<NonZeroU64>,
+    tally: Cell<Tally>,
 }
 
 impl Borrow<NodeNo> for Slot {
@@ -61,6 +63,7 @@ impl Eq for Slot {}
 #[derive(Debug)]
 pub struct Table {
     root: Arc<Inode>,
+    counting: Counting,
     shards: [Mutex<HashSet<Slot>>; SHARDS],
     /// By file handle, if they are to be found so; kept under the locks of the shards.
     index: OnceLock<Index>,
@@ -73,9 +76,10 @@ pub struct Table {
 impl Table {
     /// A table that knows the root only.
     #[must_use]
-    pub fn new(root: Arc<Inode>) -> Self {
+    pub fn new(root: Arc<Inode>, counting: Counting) -> Self {
         Self {
             root,
+            counting,
             shards: std::array::from_fn(|_| Mutex::new(HashSet::new())),
             index: OnceLock::new(),
             forgotten: AtomicUsize::new(0),
@@ -118,21 +122,19 @@ impl Table {
     pub fn take(self: &Arc<Self>, found: Inode) -> (LookupRef, Option<Inode>) {
         let number = found.number();
         let found = Arc::new(found);
-        let enter = |lookups| Slot {
+        let enter = |instead_of| Slot {
             inode: Arc::clone(&found),
-            lookups: Cell::new(lookups),
+            tally: Cell::new(self.counting.enter(&found, instead_of)),
         };
         let mut replaced = None;
         let mut shard = lock(self.shard(number));
         let inode = if let Some(known) = shard.get(&number) {
-            // 2^64 lookups can't be outstanding; should they be, a count that sticks leaks one inode,
-            // a count that wraps would free one in use.
-            let lookups = known.lookups.get().saturating_add(1);
             if known.inode.is(&found) {
-                known.lookups.set(lookups);
+                known.tally.set(self.counting.up(known.tally.get()));
                 Arc::clone(&known.inode)
             } else {
-                replaced = shard.replace(enter(lookups));
+                let instead = enter(Some(known.tally.get()));
+                replaced = shard.replace(instead);
                 if let (Some(index), Some(slot)) = (self.index.get(), &replaced) {
                     index.remove(&slot.inode);
                     index.insert(&found);
@@ -140,7 +142,7 @@ impl Table {
                 Arc::clone(&found)
             }
         } else {
-            shard.insert(enter(NonZeroU64::MIN));
+            shard.insert(enter(None));
             if let Some(index) = self.index.get() {
                 index.insert(&found);
             }
@@ -151,6 +153,9 @@ impl Table {
         drop(replaced);
         // Where it was entered the table has it too, and there is nothing to give back.
         let spare = Arc::into_inner(found);
+        if spare.is_none() && inode.keeps_descriptor() {
+            self.keep(&inode);
+        }
         (
             LookupRef {
                 table: Arc::clone(self),
@@ -169,7 +174,7 @@ impl Table {
     ) -> Option<LookupRef> {
         let shard = lock(self.shard(number));
         let known = shard.get(&number).filter(|known| is_it(&known.inode))?;
-        known.lookups.set(known.lookups.get().saturating_add(1));
+        known.tally.set(self.counting.up(known.tally.get()));
         let inode = Arc::clone(&known.inode);
         drop(shard);
         Some(LookupRef {
@@ -186,11 +191,11 @@ impl Table {
             return None;
         }
         let mut shard = lock(self.shard(node));
+        let mut kept = false;
         let left = shard.get(&node).map(|slot| {
-            let left = slot.lookups.get().get().checked_sub(count);
-            if let Some(left) = left.and_then(NonZeroU64::new) {
-                slot.lookups.set(left);
-            }
+            kept = self.counting.is_kept(slot.tally.get());
+            let (left, tally) = self.counting.down(slot.tally.get(), count);
+            slot.tally.set(tally);
             left
         });
         let mut removed = None;
@@ -204,6 +209,9 @@ impl Table {
         drop(shard);
         if removed.is_some() {
             self.one_less();
+            if kept {
+                self.counting.give_up(node);
+            }
         }
         if left.flatten().is_none() {
             log::warn!(
@@ -213,6 +221,35 @@ impl Table {
         }
         // Its descriptor is closed by whoever drops it, after the lock.
         removed.map(|slot| slot.inode)
+    }
+
+    /// Has a descriptor of an inode kept outside of this process, if there is somebody who would: it can't be found
+    /// again without.
+    pub(super) fn keep(&self, inode: &Inode) {
+        let kept = inode
+            .object()
+            .is_some_and(|object| self.counting.keep(inode.number(), object.fd()));
+        if kept {
+            self.note(inode, Flag::Kept);
+        }
+    }
+
+    /// Notes something of an inode for a later process, if it is known.
+    pub(super) fn note(&self, inode: &Inode, flag: Flag) {
+        let shard = lock(self.shard(inode.number()));
+        let known = shard.get(&inode.number());
+        if let Some(slot) = known.filter(|slot| std::ptr::eq(&raw const *slot.inode, inode)) {
+            self.counting.note(slot.tally.get(), flag);
+        }
+    }
+
+    /// Enters an inode that an earlier process has counted.
+    pub(super) fn enter_again(&self, inode: Inode, place: Place) {
+        let slot = Slot {
+            tally: Cell::new(Tally::of(place)),
+            inode: Arc::new(inode),
+        };
+        lock(self.shard(slot.inode.number())).insert(slot);
     }
 
     /// Gives memory back to the system now and then when inodes are forgotten: the allocator by itself
@@ -350,7 +387,7 @@ mod tests {
     fn table() -> Arc<Table> {
         let (stat, object) = some_object();
         let root = Inode::new(NodeNo::ROOT, &stat, object, None);
-        Arc::new(Table::new(Arc::new(root)))
+        Arc::new(Table::new(Arc::new(root), Counting::Here))
     }
 
     fn take(table: &Arc<Table>, number: u64) -> LookupRef {

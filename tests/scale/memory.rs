@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use loopfs::loopback::inode::{Inode, NodeNo, Release};
 use loopfs::loopback::table::Table;
+use loopfs::loopback::tally::Counting;
 use loopfs::sys::fs::{open_root, stat};
 use loopfs::sys::handle::Handle;
 
@@ -35,7 +36,7 @@ fn inode(number: u64, with_handle: bool) -> Inode {
 #[test]
 fn an_inode_costs_little_memory_and_none_when_it_is_forgotten() {
     const MANY: u64 = 300_000;
-    let table = Arc::new(Table::new(Arc::new(inode(1, false))));
+    let table = Arc::new(Table::new(Arc::new(inode(1, false)), Counting::Here));
     let before = memory();
     for number in 2..MANY {
         table.take(inode(number, true)).0.into_kernel();
