@@ -16,11 +16,11 @@ use fuser::{
 };
 
 use super::backing::Lack;
-use super::convert::{LockRequest, caller, decode_device, kind, node, set_time};
+use super::convert::{LockRequest, asker, caller, decode_device, kind, node, set_time};
 use super::lock::Forward;
 use super::opening::{NO_HANDLE, Opener, Opening};
 use super::reply::{Found, time_of};
-use super::serve::{Respond, Service, Step};
+use super::serve::{Asker, Respond, Service, Step};
 use super::spare::Spare;
 use super::workers::Workers;
 use super::{Options, convert};
@@ -117,7 +117,7 @@ impl Adapter {
     /// some writing out of data, some copying of much, or a wait for whoever has a lease on a file.
     fn serve_slowly<R>(
         &self,
-        caller: Caller,
+        asker: Asker,
         op: Op,
         reply: R,
         work: impl FnOnce(&Loopback) -> Result<R::Ok> + Send + 'static,
@@ -125,7 +125,7 @@ impl Adapter {
         R: Respond + Send + 'static,
     {
         self.serve_maybe_slowly(
-            caller,
+            asker,
             op,
             reply,
             |_| Ok(Step::Left(())),
@@ -137,7 +137,7 @@ impl Adapter {
     /// everything else.
     fn serve_writing_out<R>(
         &self,
-        caller: Caller,
+        asker: Asker,
         op: Op,
         reply: R,
         work: impl FnOnce(&Loopback) -> Result<R::Ok> + Send + 'static,
@@ -147,8 +147,8 @@ impl Adapter {
         match self.spare.take() {
             Some(_loop) => self
                 .service
-                .serve(caller, op, reply, |_, _| work(&self.tree)),
-            None => self.serve_slowly(caller, op, reply, work),
+                .serve(asker, op, reply, |_, _| work(&self.tree)),
+            None => self.serve_slowly(asker, op, reply, work),
         }
     }
 
@@ -156,7 +156,7 @@ impl Adapter {
     /// thread of its own, where `work` gets its data once more.
     fn serve_on_file<R>(
         &self,
-        caller: Caller,
+        asker: Asker,
         op: Op,
         reply: R,
         (file, flags, data): ((INodeNo, FileHandle), i32, &[u8]),
@@ -166,7 +166,7 @@ impl Adapter {
     {
         if file.1.0 != NO_HANDLE {
             let work = |_: &Caller, _: &mut R| work(&self.tree, file.1.0, data);
-            return self.service.serve(caller, op, reply, work);
+            return self.service.serve(asker, op, reply, work);
         }
         let on_file = move |tree: &Loopback, flags, data: &[u8]| {
             with_handle(tree, file, flags, |handle| work(tree, handle, data))
@@ -176,7 +176,7 @@ impl Adapter {
             let done = on_file(&self.tree, open_flags::without_waiting(flags), data);
             done_or_left(done, || data.to_vec())
         };
-        self.serve_maybe_slowly(caller, op, reply, at_once, move |tree, _, data: Vec<u8>| {
+        self.serve_maybe_slowly(asker, op, reply, at_once, move |tree, _, data: Vec<u8>| {
             later(tree, flags, &data)
         });
     }
@@ -184,7 +184,7 @@ impl Adapter {
     /// The same where trying comes first, by `at_once`, and may leave nothing to do.
     fn serve_maybe_slowly<R, W: Send + 'static>(
         &self,
-        caller: Caller,
+        asker: Asker,
         op: Op,
         reply: R,
         at_once: impl FnOnce(&mut R) -> Result<Step<R::Ok, W>>,
@@ -193,7 +193,7 @@ impl Adapter {
         R: Respond + Send + 'static,
     {
         self.service
-            .serve_or_owe(caller, op, reply, at_once, |owed, left| {
+            .serve_or_owe(asker, op, reply, at_once, |owed, left| {
                 let tree = Arc::clone(&self.tree);
                 let finish = move |reply: &mut R| work(&tree, reply, left);
                 // Without a thread it is done here and now: late for others, but done.
@@ -290,7 +290,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.service.serve(caller(req), Op::Lookup, reply, |_, _| {
+        self.service.serve(asker(req), Op::Lookup, reply, |_, _| {
             let moment = self.tree.moment();
             match self.tree.lookup(node(parent), name) {
                 Ok(entry) => Ok(self.found(entry)),
@@ -313,7 +313,7 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.service.serve(caller(req), Op::Getattr, reply, |_, _| {
+        self.service.serve(asker(req), Op::Getattr, reply, |_, _| {
             let handle = fh.map(|fh| fh.0).filter(|handle| *handle != NO_HANDLE);
             let attr = self.tree.getattr(node(ino), handle)?;
             Ok((attr, self.caching))
@@ -362,18 +362,17 @@ impl Filesystem for Adapter {
         };
         // Truncating by name waits for whoever has a lease on the file.
         if size.is_some() && fh.is_none_or(|fh| fh.0 == NO_HANDLE) {
-            self.serve_slowly(caller, Op::Setattr, reply, change);
+            self.serve_slowly(asker(req), Op::Setattr, reply, change);
         } else {
             self.service
-                .serve(caller, Op::Setattr, reply, |_, _| change(&self.tree));
+                .serve(asker(req), Op::Setattr, reply, |_, _| change(&self.tree));
         }
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.service
-            .serve(caller(req), Op::Readlink, reply, |_, _| {
-                self.tree.readlink(node(ino))
-            });
+        self.service.serve(asker(req), Op::Readlink, reply, |_, _| {
+            self.tree.readlink(node(ino))
+        });
     }
 
     fn mknod(
@@ -387,7 +386,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.service
-            .serve(caller(req), Op::Mknod, reply, |caller, _| {
+            .serve(asker(req), Op::Mknod, reply, |caller, _| {
                 let new = NewName {
                     parent: node(parent),
                     name,
@@ -410,7 +409,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.service
-            .serve(caller(req), Op::Mkdir, reply, |caller, _| {
+            .serve(asker(req), Op::Mkdir, reply, |caller, _| {
                 let new = NewName {
                     parent: node(parent),
                     name,
@@ -423,14 +422,14 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.service
-            .serve(caller(req), Op::Unlink, reply, |caller, _| {
+            .serve(asker(req), Op::Unlink, reply, |caller, _| {
                 self.tree.unlink(*caller, node(parent), name)
             });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.service
-            .serve(caller(req), Op::Rmdir, reply, |caller, _| {
+            .serve(asker(req), Op::Rmdir, reply, |caller, _| {
                 self.tree.rmdir(*caller, node(parent), name)
             });
     }
@@ -444,7 +443,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.service
-            .serve(caller(req), Op::Symlink, reply, |caller, _| {
+            .serve(asker(req), Op::Symlink, reply, |caller, _| {
                 let entry =
                     self.tree
                         .symlink(*caller, node(parent), link_name, target.as_os_str())?;
@@ -463,7 +462,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service
-            .serve(caller(req), Op::Rename, reply, |caller, _| {
+            .serve(asker(req), Op::Rename, reply, |caller, _| {
                 let (from, to) = ((node(parent), name), (node(newparent), newname));
                 self.tree.rename(*caller, from, to, flags.bits())
             });
@@ -478,7 +477,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.service
-            .serve(caller(req), Op::Link, reply, |caller, _| {
+            .serve(asker(req), Op::Link, reply, |caller, _| {
                 self.tree
                     .link(*caller, node(ino), node(newparent), newname)
                     .map(|entry| self.found(entry))
@@ -501,10 +500,16 @@ impl Filesystem for Adapter {
             }
         };
         let opener = self.opener.clone();
-        self.serve_maybe_slowly(caller, Op::Open, reply, at_once, move |tree, reply, ()| {
-            let register = |file: BorrowedFd<'_>| reply.open_backing(file);
-            opener.open(tree, caller, (node, flags), register)
-        });
+        self.serve_maybe_slowly(
+            asker(req),
+            Op::Open,
+            reply,
+            at_once,
+            move |tree, reply, ()| {
+                let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+                opener.open(tree, caller, (node, flags), register)
+            },
+        );
     }
 
     fn create(
@@ -518,7 +523,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         self.service
-            .serve(caller(req), Op::Create, reply, |caller, reply| {
+            .serve(asker(req), Op::Create, reply, |caller, reply| {
                 let new = NewName {
                     parent: node(parent),
                     name,
@@ -553,7 +558,7 @@ impl Filesystem for Adapter {
     ) {
         let file = ((ino, fh), open_flags::for_reading(flags.0), &[][..]);
         let read = move |tree: &Loopback, handle, _: &[u8]| tree.read(handle, offset, size);
-        self.serve_on_file(caller(req), Op::Read, reply, file, read);
+        self.serve_on_file(asker(req), Op::Read, reply, file, read);
     }
 
     fn write(
@@ -581,7 +586,7 @@ impl Filesystem for Adapter {
         let write = move |tree: &Loopback, handle, data: &[u8]| {
             tree.write(writer, handle, offset, data, mode)
         };
-        self.serve_on_file(caller, Op::Write, reply, file, write);
+        self.serve_on_file(asker(req), Op::Write, reply, file, write);
     }
 
     fn flush(
@@ -596,7 +601,7 @@ impl Filesystem for Adapter {
             // Nothing is left to write when a file is closed, and SRC's file system has nothing to say.
             return reply.error(Errno::ENOSYS);
         }
-        self.service.serve(caller(req), Op::Flush, reply, |_, _| {
+        self.service.serve(asker(req), Op::Flush, reply, |_, _| {
             let result = self.tree.flush(fh.0);
             if let Some(forward) = &self.forward {
                 forward.closed(node(ino), fh.0, lock_owner.0);
@@ -615,7 +620,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.service.serve(caller(req), Op::Release, reply, |_, _| {
+        self.service.serve(asker(req), Op::Release, reply, |_, _| {
             if fh.0 == NO_HANDLE {
                 return Ok(());
             }
@@ -657,7 +662,7 @@ impl Filesystem for Adapter {
             process: pid,
         };
         self.service
-            .serve(caller(req), Op::Getlk, reply, |_, _| forward.test(&request));
+            .serve(asker(req), Op::Getlk, reply, |_, _| forward.test(&request));
     }
 
     fn setlk(
@@ -685,7 +690,7 @@ impl Filesystem for Adapter {
             kind: typ,
             process: pid,
         };
-        forward.set(&self.service, caller(req), &request, sleep, reply);
+        forward.set(&self.service, asker(req), &request, sleep, reply);
     }
 
     fn fsync(
@@ -696,7 +701,7 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_writing_out(caller(req), Op::Fsync, reply, move |tree| {
+        self.serve_writing_out(asker(req), Op::Fsync, reply, move |tree| {
             with_handle(tree, (ino, fh), open_flags::READ_ONLY, |handle| {
                 tree.fsync(handle, datasync)
             })
@@ -704,7 +709,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.service.serve(caller(req), Op::Opendir, reply, |_, _| {
+        self.service.serve(asker(req), Op::Opendir, reply, |_, _| {
             self.tree
                 .opendir(node(ino), flags.0)
                 .map(Opening::of_directory)
@@ -720,7 +725,7 @@ impl Filesystem for Adapter {
         reply: ReplyDirectory,
     ) {
         self.service
-            .serve(caller(req), Op::Readdir, reply, |_, reply| {
+            .serve(asker(req), Op::Readdir, reply, |_, reply| {
                 self.tree.readdir(fh.0, offset, |listed| {
                     let kind = kind(listed.kind.unwrap_or(FileType::Unknown));
                     let full = reply.add(INodeNo(listed.ino.0), listed.next, kind, listed.name);
@@ -738,7 +743,7 @@ impl Filesystem for Adapter {
         reply: ReplyDirectoryPlus,
     ) {
         self.service
-            .serve(caller(req), Op::Readdirplus, reply, |_, reply| {
+            .serve(asker(req), Op::Readdirplus, reply, |_, reply| {
                 self.tree.readdirplus(fh.0, offset, |listed, known| {
                     // fuser has one time for both here: the shorter one is true for both.
                     let shorter = self.caching.attr.min(self.caching.entry);
@@ -761,7 +766,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service
-            .serve(caller(req), Op::Releasedir, reply, |_, _| {
+            .serve(asker(req), Op::Releasedir, reply, |_, _| {
                 self.tree.releasedir(fh.0)
             });
     }
@@ -774,13 +779,13 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_writing_out(caller(req), Op::Fsyncdir, reply, move |tree| {
+        self.serve_writing_out(asker(req), Op::Fsyncdir, reply, move |tree| {
             tree.fsyncdir(fh.0, datasync)
         });
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.service.serve(caller(req), Op::Statfs, reply, |_, _| {
+        self.service.serve(asker(req), Op::Statfs, reply, |_, _| {
             self.tree.statfs(node(ino))
         });
     }
@@ -796,34 +801,33 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service
-            .serve(caller(req), Op::Setxattr, reply, |caller, _| {
+            .serve(asker(req), Op::Setxattr, reply, |caller, _| {
                 self.tree.setxattr(*caller, node(ino), name, value, flags)
             });
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.service
-            .serve(caller(req), Op::Getxattr, reply, |_, _| {
-                self.tree.getxattr(node(ino), name, size)
-            });
+        self.service.serve(asker(req), Op::Getxattr, reply, |_, _| {
+            self.tree.getxattr(node(ino), name, size)
+        });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.service
-            .serve(caller(req), Op::Listxattr, reply, |caller, _| {
+            .serve(asker(req), Op::Listxattr, reply, |caller, _| {
                 self.tree.listxattr(*caller, node(ino), size)
             });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.service
-            .serve(caller(req), Op::Removexattr, reply, |caller, _| {
+            .serve(asker(req), Op::Removexattr, reply, |caller, _| {
                 self.tree.removexattr(*caller, node(ino), name)
             });
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        self.service.serve(caller(req), Op::Access, reply, |_, _| {
+        self.service.serve(asker(req), Op::Access, reply, |_, _| {
             self.tree.access(node(ino), mask.bits())
         });
     }
@@ -844,7 +848,7 @@ impl Filesystem for Adapter {
             tree.fallocate(caller, handle, mode, offset, length)
         };
         let file = ((ino, fh), flags, &[][..]);
-        self.serve_on_file(caller, Op::Fallocate, reply, file, allocate);
+        self.serve_on_file(asker(req), Op::Fallocate, reply, file, allocate);
     }
 
     fn lseek(
@@ -858,7 +862,7 @@ impl Filesystem for Adapter {
     ) {
         let file = ((ino, fh), open_flags::READ_ONLY, &[][..]);
         let seek = move |tree: &Loopback, handle, _: &[u8]| tree.lseek(handle, offset, whence);
-        self.serve_on_file(caller(req), Op::Lseek, reply, file, seek);
+        self.serve_on_file(asker(req), Op::Lseek, reply, file, seek);
     }
 
     fn copy_file_range(
@@ -876,7 +880,7 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(req);
         let cache = Arc::clone(&self.opener.cache);
-        self.serve_slowly(caller, Op::CopyFileRange, reply, move |tree| {
+        self.serve_slowly(asker(req), Op::CopyFileRange, reply, move |tree| {
             let writing = open_flags::for_writing(open_flags::READ_ONLY);
             let copied = with_handle(tree, (ino_in, fh_in), open_flags::READ_ONLY, |from| {
                 with_handle(tree, (ino_out, fh_out), writing, |to| {
@@ -913,10 +917,10 @@ impl Filesystem for Adapter {
         };
         if is_dir {
             let run = |_: &Caller, _: &mut _| run(&self.tree, fh.0, in_data);
-            self.service.serve(caller, Op::Ioctl, reply, run);
+            self.service.serve(asker(req), Op::Ioctl, reply, run);
         } else {
             let file = ((ino, fh), open_flags::READ_ONLY, in_data);
-            self.serve_on_file(caller, Op::Ioctl, reply, file, run);
+            self.serve_on_file(asker(req), Op::Ioctl, reply, file, run);
         }
     }
 

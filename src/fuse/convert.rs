@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileHandle, INodeNo, LockOwner, TimeOrNow};
 
+use super::serve::Asker;
 use crate::loopback::Caller;
 use crate::loopback::attr::{Attr, SetTime, Time};
 use crate::loopback::inode::NodeNo;
@@ -17,6 +18,14 @@ pub(super) fn caller(request: &fuser::Request) -> Caller {
         uid: request.uid(),
         gid: request.gid(),
         pid: request.pid(),
+    }
+}
+
+/// Who asks, and in which request.
+pub(super) fn asker(request: &fuser::Request) -> Asker {
+    Asker {
+        caller: caller(request),
+        unique: request.unique().0,
     }
 }
 

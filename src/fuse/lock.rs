@@ -6,7 +6,7 @@ use fuser::ReplyEmpty;
 
 use super::cache::KernelCache;
 use super::convert::{self, LockRequest};
-use super::serve::{Service, Step};
+use super::serve::{Asker, Service, Step};
 use super::waiters::Waiters;
 use super::workers::{NoThread, Workers};
 use crate::error::{Error, Result, Tried};
@@ -73,14 +73,15 @@ impl Forward {
     pub(super) fn set(
         self: &Arc<Self>,
         service: &Arc<Service>,
-        caller: Caller,
+        asker: Asker,
         request: &LockRequest<'_>,
         wait: bool,
         reply: ReplyEmpty,
     ) {
         let op = if wait { Op::Setlkw } else { Op::Setlk };
         let begin = |_: &mut ReplyEmpty| self.begin(request, wait);
-        service.serve_or_owe(caller, op, reply, begin, |owed, work| {
+        let caller = asker.caller;
+        service.serve_or_owe(asker, op, reply, begin, |owed, work| {
             let forward = Arc::clone(self);
             self.workers.hand(Box::new(move |go| {
                 if let Err(NoThread) = go {

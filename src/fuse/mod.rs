@@ -4,7 +4,7 @@
 //! method an operation), [`reply`] (a value into fuser's reply), [`opening`] and [`backing`]
 //! (files, and those that the kernel reads and writes by itself), [`convert`] (our types and
 //! fuser's), [`cache`] (what the kernel is to forget), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
-//! ([`waiters`]), [`spare`] (what waits for a disk, on an event loop), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`lack`] (too few descriptors, told). fuser's
+//! ([`waiters`]), [`spare`] (what waits for a disk, on an event loop), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`journal`] (what a killed process leaves half-done), [`lack`] (too few descriptors, told). fuser's
 //! own mounting and unmounting are never used: `attach` does that, exactly.
 
 mod adapter;
@@ -13,6 +13,7 @@ mod backing;
 mod cache;
 mod convert;
 mod follow;
+mod journal;
 mod lack;
 mod lock;
 mod opening;
@@ -41,6 +42,7 @@ use awake::Awake;
 use backing::{Backings, Lack};
 use cache::KernelCache;
 use follow::{Follower, Following};
+use journal::Journal;
 use lock::Forward;
 use opening::Opener;
 use prune::Pruner;
@@ -119,6 +121,7 @@ impl Server {
             gate,
             Arc::clone(&counters),
             awake.clone(),
+            Journal::new(&tree),
             options.faults.clone(),
         );
         let pruner = Pruner::new(&tree, &device)?;

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::awake::Awake;
+use super::journal::Journal;
 use super::lack::Lack;
 use crate::error::{Errno, Error, Result};
 use crate::lifecycle::gate::{Gate, OwnedPass};
@@ -13,6 +14,7 @@ use crate::loopback::Caller;
 use crate::observe::faults::{Fault, Faults};
 use crate::observe::{Counters, Outcome};
 use crate::op::Op;
+use crate::survive::Slot;
 use crate::sync::Arc;
 
 /// A reply that is still owed. Dropping it unanswered answers EIO: fuser's replies do that, and it
@@ -24,6 +26,13 @@ pub(super) trait Respond: Sized {
     fn ok(self, value: Self::Ok);
     /// Answers with an errno, as a positive number.
     fn err(self, errno: i32);
+}
+
+/// Who asks, and in which request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker {
+    pub(super) caller: Caller,
+    pub(super) unique: u64,
 }
 
 /// How far an operation came that may have to wait.
@@ -38,6 +47,7 @@ pub(super) enum Step<T, W> {
 pub(super) struct Owed<R> {
     // The order of the fields is that of their dropping: in flight until answered.
     reply: R,
+    slot: Option<Slot>,
     pass: OwnedPass,
     caller: Caller,
     op: Op,
@@ -49,7 +59,9 @@ impl<R: Respond> Owed<R> {
     pub(super) fn answer(mut self, f: impl FnOnce(&mut R) -> Result<R::Ok>) {
         let (service, op) = (Arc::clone(&self.service), self.op);
         service.guarded(op, || {
+            let in_hand = self.slot.as_ref().map(Slot::enter);
             let result = f(&mut self.reply);
+            drop(in_hand);
             self.send(result);
         });
     }
@@ -62,12 +74,14 @@ impl<R: Respond> Owed<R> {
     fn send(self, result: Result<R::Ok>) {
         let Self {
             reply,
+            slot,
             pass,
             caller,
             op,
             service,
         } = self;
-        service.answer(caller, op, reply, result);
+        service.answer((caller, op, slot.as_ref()), reply, result);
+        drop(slot);
         drop(pass);
     }
 }
@@ -78,6 +92,7 @@ pub(super) struct Service {
     gate: Arc<Gate>,
     counters: Arc<Counters>,
     awake: Option<Arc<Awake>>,
+    journal: Option<Journal>,
     faults: Faults,
     lack: Lack,
 }
@@ -89,12 +104,14 @@ impl Service {
         gate: Arc<Gate>,
         counters: Arc<Counters>,
         awake: Option<Arc<Awake>>,
+        journal: Option<Journal>,
         faults: Faults,
     ) -> Self {
         Self {
             gate,
             counters,
             awake,
+            journal,
             faults,
             lack: Lack::default(),
         }
@@ -107,7 +124,7 @@ impl Service {
     /// A panic in `f` costs this request an EIO and nothing else: fuser would lose the event loop.
     pub(super) fn serve<R: Respond>(
         &self,
-        caller: Caller,
+        asker: Asker,
         op: Op,
         mut reply: R,
         f: impl FnOnce(&Caller, &mut R) -> Result<R::Ok>,
@@ -116,9 +133,14 @@ impl Service {
             return reply.err(Error::CLOSING.code());
         };
         self.begun(op);
+        let Asker { caller, unique } = asker;
+        // Free again when the reply has been sent, or dropped.
+        let slot = self.slot(unique, op);
         self.guarded(op, || {
+            let in_hand = slot.as_ref().map(Slot::enter);
             let result = self.admit(op).and_then(|()| f(&caller, &mut reply));
-            self.answer(caller, op, reply, result);
+            drop(in_hand);
+            self.answer((caller, op, slot.as_ref()), reply, result);
         });
     }
 
@@ -127,7 +149,7 @@ impl Service {
     /// another thread.
     pub(super) fn serve_or_owe<R: Respond, W>(
         self: &Arc<Self>,
-        caller: Caller,
+        asker: Asker,
         op: Op,
         reply: R,
         f: impl FnOnce(&mut R) -> Result<Step<R::Ok, W>>,
@@ -140,12 +162,16 @@ impl Service {
         self.guarded(op, || {
             let mut owed = Owed {
                 reply,
-                caller,
+                slot: self.slot(asker.unique, op),
+                caller: asker.caller,
                 op,
                 service: Arc::clone(self),
                 pass,
             };
-            match self.admit(op).and_then(|()| f(&mut owed.reply)) {
+            let in_hand = owed.slot.as_ref().map(Slot::enter);
+            let step = self.admit(op).and_then(|()| f(&mut owed.reply));
+            drop(in_hand);
+            match step {
                 Ok(Step::Done(value)) => owed.send(Ok(value)),
                 Ok(Step::Left(work)) => hand_on(owed, work),
                 Err(error) => owed.refuse(error),
@@ -153,9 +179,21 @@ impl Service {
         });
     }
 
-    fn answer<R: Respond>(&self, caller: Caller, op: Op, reply: R, result: Result<R::Ok>) {
+    fn slot(&self, unique: u64, op: Op) -> Option<Slot> {
+        self.journal.as_ref()?.begin(unique, op)
+    }
+
+    fn answer<R: Respond>(
+        &self,
+        (caller, op, slot): (Caller, Op, Option<&Slot>),
+        reply: R,
+        result: Result<R::Ok>,
+    ) {
         match result {
             Ok(value) => {
+                if let Some(slot) = slot {
+                    slot.sending();
+                }
                 self.counters.count(op, Outcome::Served);
                 log::trace!("{op} for uid {} pid {}: done", caller.uid, caller.pid);
                 reply.ok(value);
@@ -299,10 +337,13 @@ mod tests {
         Errno::IO.raw_os_error()
     }
 
-    const CALLER: Caller = Caller {
-        uid: 0,
-        gid: 0,
-        pid: 1,
+    const ASKER: Asker = Asker {
+        caller: Caller {
+            uid: 0,
+            gid: 0,
+            pid: 1,
+        },
+        unique: 2,
     };
 
     fn service(faults: &str) -> Service {
@@ -311,6 +352,7 @@ mod tests {
             Arc::new(Gate::new()),
             Arc::new(Counters::new()),
             None,
+            None,
             faults,
         )
     }
@@ -318,8 +360,8 @@ mod tests {
     #[test]
     fn a_value_and_an_errno_reach_the_reply() {
         let (service, log) = (service(""), Rc::default());
-        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Ok(7));
-        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Err(Error::STALE));
+        service.serve(ASKER, Op::Read, Note::new(&log), |_, _| Ok(7));
+        service.serve(ASKER, Op::Read, Note::new(&log), |_, _| Err(Error::STALE));
         assert_eq!(*log.borrow(), [Ok(7), Err(Errno::STALE.raw_os_error())]);
         assert_eq!(service.gate.in_flight(), 0);
     }
@@ -327,8 +369,8 @@ mod tests {
     #[test]
     fn a_panic_is_answered_with_eio_counted_and_survived() {
         let (service, log) = (service(""), Rc::default());
-        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| panic!("a bug"));
-        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Ok(1));
+        service.serve(ASKER, Op::Read, Note::new(&log), |_, _| panic!("a bug"));
+        service.serve(ASKER, Op::Read, Note::new(&log), |_, _| Ok(1));
         assert_eq!(*log.borrow(), [Err(libc_eio()), Ok(1)]);
         assert_eq!(service.counters.get(Op::Read, Outcome::Panicked), 1);
         assert_eq!(service.gate.in_flight(), 0);
@@ -340,7 +382,7 @@ mod tests {
     fn a_closed_gate_refuses_before_anything_is_done() {
         let (service, log) = (service(""), Rc::default());
         service.gate.close();
-        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| {
+        service.serve(ASKER, Op::Read, Note::new(&log), |_, _| {
             panic!("not to be called")
         });
         assert_eq!(*log.borrow(), [Err(Error::CLOSING.code())]);
@@ -354,7 +396,7 @@ mod tests {
         let serve = |step: Result<Step<u32, &'static str>>| {
             let reply = Note::new(&log);
             service.serve_or_owe(
-                CALLER,
+                ASKER,
                 Op::Setlkw,
                 reply,
                 |_| step,
@@ -393,8 +435,8 @@ mod tests {
     #[test]
     fn faults_come_when_asked_for() {
         let (service, log) = (service("read=panic,write=28"), Rc::default());
-        service.serve(CALLER, Op::Read, Note::new(&log), |_, _| Ok(1));
-        service.serve(CALLER, Op::Write, Note::new(&log), |_, _| Ok(1));
+        service.serve(ASKER, Op::Read, Note::new(&log), |_, _| Ok(1));
+        service.serve(ASKER, Op::Write, Note::new(&log), |_, _| Ok(1));
         assert_eq!(*log.borrow(), [Err(libc_eio()), Err(28)]);
     }
 }
