@@ -72,6 +72,27 @@ find_package() {
     apt-get install -y -qq --no-install-recommends "${@:2}" >/dev/null
 }
 
+# find_deb: sets LOOPFS_DEB to the Debian package, which is built if there is none.
+find_deb() {
+    local target
+    target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+    if [[ -z ${LOOPFS_DEB:-} ]]; then
+        if ! cargo deb --version >/dev/null 2>&1; then
+            say "installing cargo-deb"
+            # It runs for a second: what takes a compiler's time is left out.
+            CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+                cargo install --quiet cargo-deb --locked
+        fi
+        say "building the package"
+        rm -rf "$target/debian"
+        cargo deb --quiet --strip --output "$target/debian/"
+        LOOPFS_DEB=$(find "$target/debian" -name 'loopfs_*.deb')
+    fi
+    [[ -f $LOOPFS_DEB ]] || die "there is no package '$LOOPFS_DEB'"
+    LOOPFS_DEB=$(realpath "$LOOPFS_DEB")
+    export LOOPFS_DEB
+}
+
 # make_work: sets work, a new directory below TMPDIR that everybody may enter and that goes at the end, after
 # clean_up, which a script may define.
 work='' daemon=''

@@ -56,6 +56,8 @@ pub struct Config {
     pub lazy_timeout: Limit,
     /// What is logged, and how.
     pub logging: Logging,
+    /// Options that were given and that a remount can't change, as they are written.
+    pub lasting: Vec<&'static str>,
 }
 
 /// How requests are served.

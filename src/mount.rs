@@ -285,6 +285,7 @@ fn looking(
         open: tree.open_handles(),
         in_flight: gate.in_flight(),
         answered: counters.answered(),
+        left: shutdown.time_left(),
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Options {
     pub low_latency: bool,
     /// The flags of a mount that is there are to be changed.
     pub remount: bool,
+    /// Words that were given and that a remount can't change.
+    pub lasting: Vec<&'static str>,
     /// Unknown words are passed over with a remark (`-s` of mount(8)).
     pub sloppy: bool,
     /// What the user should know about accepted words, for the log.
@@ -93,6 +95,7 @@ impl Options {
             timed: false,
             low_latency: false,
             remount: false,
+            lasting: Vec::new(),
             sloppy: false,
             remarks: Vec::new(),
         }
@@ -120,6 +123,9 @@ impl Options {
             }
             return Err(failure);
         };
+        if word.lasts() && !self.lasting.contains(&word.name) {
+            self.lasting.push(word.name);
+        }
         let named = format!("mount option '{}'", word.name);
         match (&word.effect, value) {
             (Effect::Switch(field, on), None) => *field(&mut self.mount) = *on,

@@ -32,6 +32,8 @@ pub struct View {
     pub in_flight: usize,
     /// Requests answered since the start.
     pub answered: u64,
+    /// How long it is until open files are cut off, if that is going to happen.
+    pub left: Option<Duration>,
 }
 
 /// A service manager that wants to be told.
@@ -118,6 +120,8 @@ struct Teller {
     status: String,
     stopping: bool,
     answered: u64,
+    /// What was open when it was seen for the first time that it is on its way out.
+    to_close: usize,
 }
 
 /// A word for the service manager, in our own terms.
@@ -137,6 +141,7 @@ impl Teller {
             status: String::new(),
             stopping: false,
             answered: 0,
+            to_close: 0,
         }
     }
 
@@ -147,6 +152,7 @@ impl Teller {
         }
         if view.state.cause().is_some() && !self.stopping {
             self.stopping = true;
+            self.to_close = view.open;
             words.push(Word::Stopping);
         }
         let status = self.status(view);
@@ -172,7 +178,17 @@ impl Teller {
         };
         match view.state {
             State::Starting | State::Serving => format!("{source} at {target}, {open}"),
-            State::Draining { .. } => format!("{source}, no longer at {target}: {open}"),
+            State::Draining { .. } if view.open == 0 => {
+                format!("{source}, no longer at {target}: {open}")
+            }
+            State::Draining { .. } => {
+                let all = self.to_close.max(view.open);
+                let left = view.left.map_or_else(String::new, |left| {
+                    format!(", {} s until they are cut off", left.as_secs())
+                });
+                let open = view.open;
+                format!("{source}, no longer at {target}: {open} of {all} still open{left}")
+            }
             State::Aborting { .. } => format!("{source}, no longer at {target}: cut off, {open}"),
             State::Stopped { .. } => format!("{source}, no longer at {target}"),
         }
@@ -221,6 +237,7 @@ mod tests {
         open: 0,
         in_flight: 0,
         answered: 0,
+        left: None,
     };
 
     fn status(text: &str) -> Word {
@@ -251,17 +268,44 @@ mod tests {
                 mount: MountState::Gone,
             },
             open: 1,
+            left: Some(Duration::from_millis(7_900)),
             ..IDLE
         };
         assert_eq!(
             teller.words(&stopping, false),
             [
                 Word::Stopping,
-                status("/src, no longer at /mnt: 1 file open"),
+                status("/src, no longer at /mnt: 1 of 1 still open, 7 s until they are cut off"),
                 Word::Alive
             ]
         );
         assert_eq!(teller.words(&stopping, false), [Word::Alive]);
+    }
+
+    #[test]
+    fn the_drain_is_told_as_it_goes_on() {
+        let mut teller = teller();
+        let draining = |open, left: Option<u64>| View {
+            state: State::Draining {
+                cause: Cause::Unmounted,
+                patience: Patience::Lazy,
+                mount: MountState::Gone,
+            },
+            open,
+            left: left.map(Duration::from_secs),
+            ..IDLE
+        };
+        for (open, left, told) in [
+            (3, None, "3 of 3 still open"),
+            (1, None, "1 of 3 still open"),
+            (1, Some(9), "1 of 3 still open, 9 s until they are cut off"),
+            (4, Some(8), "4 of 4 still open, 8 s until they are cut off"),
+            (0, Some(7), "nothing open"),
+        ] {
+            let words = teller.words(&draining(open, left), false);
+            let told = status(&format!("/src, no longer at /mnt: {told}"));
+            assert!(words.contains(&told), "{words:?}");
+        }
     }
 
     #[test]

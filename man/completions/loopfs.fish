@@ -1,17 +1,7 @@
-# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
-function __fish_loopfs_global_optspecs
-    string join \n o= r/read-only one-file-system forward-locks io= cache= low-latency mkdir replace-stale f/foreground threads= drain-timeout= lazy-timeout= v/verbose d/debug log-format= h/help V/version
-end
-
 function __fish_loopfs_needs_command
-    # Figure out if the current invocation already has a command.
     set -l cmd (commandline -opc)
-    set -e cmd[1]
-    argparse -s (__fish_loopfs_global_optspecs) -- $cmd 2>/dev/null
-    or return
-    if set -q argv[1]
-        # Also print the command, so this can be used to figure out what it is.
-        echo $argv[1]
+    if contains -- "$cmd[2]" list
+        echo $cmd[2]
         return 1
     end
     return 0
@@ -51,6 +41,6 @@ complete -c loopfs -n "__fish_loopfs_needs_command" -s v -l verbose -d 'Say more
 complete -c loopfs -n "__fish_loopfs_needs_command" -s d -l debug -d 'The same as -f -vv'
 complete -c loopfs -n "__fish_loopfs_needs_command" -s h -l help -d 'Print this help'
 complete -c loopfs -n "__fish_loopfs_needs_command" -s V -l version -d 'Print the version'
-complete -c loopfs -n "__fish_loopfs_needs_command" -a "list" -d 'Show the loopfs mounts of this machine'
+complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "list" -d 'Show the loopfs mounts of this machine'
 complete -c loopfs -n "__fish_loopfs_using_subcommand list" -l json -d 'Print JSON, for programs'
 complete -c loopfs -n "__fish_loopfs_using_subcommand list" -s h -l help -d 'Print this help'

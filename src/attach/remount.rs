@@ -1,9 +1,10 @@
 //! Changing the flags of a mount that is there. The kernel enforces them all, so its daemon need not
-//! know.
+//! know; what the daemon does stays as it is, which is said.
 
 use std::os::fd::AsFd as _;
 
 use super::error::{AttachError, AttachErrorKind as Kind, says, shown};
+use super::mountinfo::Entry;
 use super::{kernel, table};
 use crate::config::Config;
 
@@ -28,7 +29,7 @@ pub fn remount(config: &Config) -> Result<(), AttachError> {
     let root = table::open_quietly(path).map_err(refused)?;
     let entry = table::entry_of(&root).map_err(refused)?;
     let kind = [b"fuse.", config.mount.subtype.as_encoded_bytes()].concat();
-    let ours = entry.is_some_and(|entry| {
+    let ours = entry.as_ref().is_some_and(|entry| {
         entry.mount_point == *path && entry.fs_type.as_encoded_bytes() == kind
     });
     if !ours {
@@ -39,5 +40,37 @@ pub fn remount(config: &Config) -> Result<(), AttachError> {
         );
         return Err(AttachError::new(Kind::TargetUnusable, text));
     }
-    kernel::remount(root.as_fd(), &config.mount).map_err(refused)
+    kernel::remount(root.as_fd(), &config.mount).map_err(refused)?;
+    let lasting = entry.map_or_else(Vec::new, |entry| unchanged(config, &entry));
+    if !lasting.is_empty() {
+        log::warn!(
+            "{}: a remount changes ro, rw and the flags from nosuid to dirsync; as it was mounted stays: {}. Unmount \
+             it and mount it again to change that",
+            shown(path),
+            lasting.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// What `config` asks for beside the flags. What the mount table shows just so is left out: mount(8) hands it back.
+fn unchanged(config: &Config, entry: &Entry) -> Vec<&'static str> {
+    let mount = &config.mount;
+    let shown_so = |name: &str| match name {
+        "allow_other" | "noallow_other" | "allow_root" => {
+            entry.has("allow_other") == (mount.allow_other || mount.allow_root)
+        }
+        "default_permissions" | "nodefault_permissions" => {
+            entry.has("default_permissions") == mount.default_permissions
+        }
+        "max_read" => mount
+            .max_read
+            .is_some_and(|bytes| entry.has(&format!("max_read={bytes}"))),
+        "fsname" => mount.fsname.as_ref() == Some(&entry.source),
+        // The type was compared.
+        "subtype" => true,
+        _ => false,
+    };
+    let lasting = config.lasting.iter().copied();
+    lasting.filter(|name| !shown_so(name)).collect()
 }

@@ -85,6 +85,7 @@ impl Place {
                 level: log::LevelFilter::Off,
                 format: LogFormat::Text,
             },
+            lasting: Vec::new(),
         }
     }
 

@@ -56,11 +56,41 @@ pub fn generated() -> Vec<Generated> {
         let content = String::from_utf8_lossy(&content).into_owned();
         let content = match shell {
             Shell::Zsh => with_directories(&content),
+            Shell::Fish => where_the_first_word_decides(&content, &program),
             _ => content,
         };
         Generated { path, content }
     }));
     files
+}
+
+/// clap's completion for fish, with its idea of a command replaced by ours: the first word decides. clap's own parses
+/// what was typed, fails on an option whose value is still to come, so that none is offered, and offers no option
+/// behind an operand.
+fn where_the_first_word_decides(completion: &str, program: &Command) -> String {
+    const NAME: &str = "function __fish_loopfs_needs_command\n";
+    let Some((before, rest)) = completion.split_once(NAME) else {
+        return completion.to_owned();
+    };
+    let after = rest.split_once("\nend\n").map_or("", |(_, after)| after);
+    let commands: Vec<&str> = program.get_subcommands().map(Command::get_name).collect();
+    let ours = format!(
+        "    set -l cmd (commandline -opc)\n    \
+             if contains -- \"$cmd[2]\" {}\n        \
+                 echo $cmd[2]\n        \
+                 return 1\n    \
+             end\n    \
+             return 0\nend\n",
+        commands.join(" ")
+    );
+    let first = "\"__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1\" -a";
+    let after = after.replace("\"__fish_loopfs_needs_command\" -a", first);
+    // What is left of clap's own is used by nothing.
+    let before = before
+        .split("# Print an optspec")
+        .next()
+        .unwrap_or_default();
+    format!("{before}{NAME}{ours}{after}")
 }
 
 /// `program` with its options and commands only. clap's completion for zsh expects the command behind the operands of

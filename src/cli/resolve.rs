@@ -102,6 +102,7 @@ impl Cli {
                         rights on SRC: leave one of them out, or add 'noallow_other'";
             return Err(Failure::new(ExitCode::Usage, text));
         }
+        let lasting = self.lasting(&options);
         let caching = caching(self.cache.or(options.cache), &options)?;
         Ok(Config {
             task,
@@ -128,6 +129,7 @@ impl Cli {
             drain_timeout: self.drain_timeout.unwrap_or(options.drain_timeout),
             lazy_timeout: self.lazy_timeout.unwrap_or(options.lazy_timeout),
             logging,
+            lasting,
         })
     }
 }
@@ -140,6 +142,25 @@ impl Cli {
             options.apply(list)?;
         }
         Ok(options)
+    }
+}
+
+impl Cli {
+    /// What was given and lasts as long as the mount.
+    fn lasting(&self, options: &Options) -> Vec<&'static str> {
+        let own = [
+            ("--one-file-system", self.one_file_system),
+            ("--forward-locks", self.forward_locks),
+            ("--io", self.io.is_some()),
+            ("--cache", self.cache.is_some()),
+            ("--low-latency", self.low_latency),
+            ("--threads", self.threads.is_some()),
+            ("--drain-timeout", self.drain_timeout.is_some()),
+            ("--lazy-timeout", self.lazy_timeout.is_some()),
+        ];
+        let own = own.into_iter().filter(|(_, given)| *given);
+        let own = own.map(|(name, _)| name);
+        options.lasting.iter().copied().chain(own).collect()
     }
 }
 

@@ -164,7 +164,6 @@ pub fn spawn_control(
         mounted,
         gate,
         limits,
-        deadline: None,
         gone: false,
         refused: None,
     };
@@ -181,7 +180,6 @@ struct Control {
     limits: Limits,
     /// Becomes ready (POLLPRI) when the mount table changes; never read.
     table: File,
-    deadline: Option<Instant>,
     /// Our mount is known to have left the mount table.
     gone: bool,
     /// Why the last detach did not take the mount, if it did not.
@@ -219,7 +217,10 @@ impl Control {
     /// Waits until something happens or is due, and tells the machine.
     fn wait(&mut self) {
         let look_at = self.watch.next_look(self.shutdown.state());
-        let due = [self.deadline, look_at].into_iter().flatten().min();
+        let due = [self.shutdown.deadline(), look_at]
+            .into_iter()
+            .flatten()
+            .min();
         let left = due.map(|at| at.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         let [one, two, three] = self.signals.fds();
@@ -242,8 +243,8 @@ impl Control {
             self.look_at_table();
         }
         self.watch.tend();
-        if self.deadline.is_some_and(|at| at <= Instant::now()) {
-            self.deadline = None;
+        if self.shutdown.time_left() == Some(Duration::ZERO) {
+            self.shutdown.set_deadline(None);
             self.tell(Event::DeadlinePassed);
         }
     }
@@ -316,10 +317,10 @@ impl Control {
         } else {
             LAST_ANSWERS
         };
-        self.deadline = match limit {
+        self.shutdown.set_deadline(match limit {
             Limit::After(time) => Instant::now().checked_add(time.max(at_least)),
             Limit::Never => None,
-        };
+        });
     }
 
     fn detach(&mut self, how: Detach) {

@@ -46,6 +46,7 @@ pub mod state;
 mod watch;
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use crate::exit::ExitCode;
 use crate::sync::{Arc, Mutex, lock};
@@ -128,6 +129,22 @@ impl Shutdown {
         lock(&self.core.machine).state
     }
 
+    /// How long it is until what is still open is cut off, if a limit runs.
+    #[must_use]
+    pub fn time_left(&self) -> Option<Duration> {
+        let deadline = lock(&self.core.machine).deadline?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// When the limit that runs is over, if one does.
+    fn deadline(&self) -> Option<Instant> {
+        lock(&self.core.machine).deadline
+    }
+
+    fn set_deadline(&self, deadline: Option<Instant>) {
+        lock(&self.core.machine).deadline = deadline;
+    }
+
     fn apply(&self, event: Event) {
         self.core.apply(event);
     }
@@ -170,6 +187,8 @@ struct Core<R> {
 struct Machine {
     state: State,
     todo: Vec<Action>,
+    /// When the limit that runs is over; the control thread's, which is to say the only clock's.
+    deadline: Option<Instant>,
 }
 
 impl<R: Ring> Core<R> {
@@ -178,6 +197,7 @@ impl<R: Ring> Core<R> {
             machine: Mutex::new(Machine {
                 state: State::INITIAL,
                 todo: Vec::new(),
+                deadline: None,
             }),
             bell,
         }

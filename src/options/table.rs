@@ -35,6 +35,15 @@ impl Word {
         matches!(self.effect, Effect::Ignored)
     }
 
+    /// Whether it decides something that stays as it is as long as the mount lasts.
+    pub(super) fn lasts(&self) -> bool {
+        let decides = matches!(
+            self.effect,
+            Effect::Switch(..) | Effect::Flag(_) | Effect::Value { .. }
+        );
+        decides && !CHANGEABLE.contains(&self.name)
+    }
+
     pub(super) fn matches(&self, name: &OsStr) -> bool {
         match self.name.strip_suffix('*') {
             Some(prefix) => name.as_encoded_bytes().starts_with(prefix.as_bytes()),
@@ -61,6 +70,25 @@ pub(super) enum Effect {
     /// For somebody else; with or without a value.
     Ignored,
 }
+
+/// What `remount` can change, itself, and what has no effect.
+const CHANGEABLE: [&str; 15] = [
+    "rw",
+    "ro",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "exec",
+    "noexec",
+    "sync",
+    "async",
+    "dirsync",
+    "atime",
+    "noatime",
+    "remount",
+    "auto_unmount",
+];
 
 type Field = fn(&mut MountOptions) -> &mut bool;
 
@@ -120,6 +148,7 @@ const fn seconds(
     }
 }
 
+const MADE_BY_KERNEL: &str = "For other file systems, or the default.";
 const SHOWN_BY_KERNEL: &str =
     "Shown in the mount table by the kernel; mount(8) passes it back with remount.";
 
@@ -402,6 +431,11 @@ pub static TABLE: &[Word] = &[
         "loud",
         "For the kernel, which has nothing to be loud about.",
     ),
+    ignored("mand", MADE_BY_KERNEL),
+    ignored("nomand", MADE_BY_KERNEL),
+    ignored("iversion", MADE_BY_KERNEL),
+    ignored("noiversion", MADE_BY_KERNEL),
+    ignored("symfollow", MADE_BY_KERNEL),
     ignored("comment", "A comment in fstab(5)."),
     ignored("x-*", "For other programs, as fstab(5) says."),
     ignored("X-*", "For other programs, as fstab(5) says."),

@@ -30,6 +30,8 @@ pub(crate) struct Entry {
     pub(crate) source: OsString,
     /// Whether the file system is read-only, by whatever mount it is reached.
     pub(crate) read_only: bool,
+    /// Options of the file system, as they are written there.
+    pub(crate) options: Vec<OsString>,
     /// Who mounted it, as FUSE has it (`user_id=`).
     pub(crate) owner: Option<u32>,
 }
@@ -38,6 +40,11 @@ impl Entry {
     /// True for a mount of the FUSE file system, whatever its subtype.
     pub(crate) fn is_fuse(&self) -> bool {
         self.fs_type == "fuse" || self.fs_type.as_encoded_bytes().starts_with(b"fuse.")
+    }
+
+    /// Whether the file system has this option.
+    pub(crate) fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|it| it == option)
     }
 }
 
@@ -89,6 +96,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
         owner: options
             .iter()
             .find_map(|option| number(option.strip_prefix(b"user_id=")?)?.try_into().ok()),
+        options: options.into_iter().map(unescape).collect(),
     })
 }
 
@@ -142,6 +150,7 @@ mod tests {
                 fs_type: "ext3".into(),
                 source: "/dev/root".into(),
                 read_only: false,
+                options: vec!["rw".into(), "errors=continue".into()],
                 owner: None,
             }
         );

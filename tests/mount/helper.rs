@@ -11,6 +11,8 @@ const PREPARE: &str = r#"
     mkdir "$ROOT/over"; mount -t tmpfs over "$ROOT/over"; mkdir "$ROOT/over/upper" "$ROOT/over/work"
     mount -t overlay -o "lowerdir=$SBIN,upperdir=$ROOT/over/upper,workdir=$ROOT/over/work" over "$SBIN"
     ln -s "$LOOPFS" "$SBIN/mount.fuse.loopfs"; ln -s "$LOOPFS" "$SBIN/mount.loopfs"
+    # The lines on stdin are /etc/fstab from now on.
+    fstab() { cat >"$ROOT/fstab"; mountpoint -q /etc/fstab || mount --bind "$ROOT/fstab" /etc/fstab; }
     echo content >"$SRC/f"
     # The options that the mount table shows for $1, of the mount and of the file system.
     options() { findmnt -n -o VFS-OPTIONS,FS-OPTIONS "$1"; }
@@ -50,49 +52,163 @@ fn mount_t_fuse_loopfs() {
     env.assert_clean();
 }
 
-/// Each word that fstab may have, in a line of its own, through `mount -T`.
+/// Words of a line in fstab; what mount(8) makes of them for its helper; what the mount table shows then.
+const WORDS: &[(&str, &str, &str)] = &[
+    ("defaults", "rw", "rw,relatime"),
+    ("rw", "rw", "rw,relatime"),
+    ("ro", "ro", "ro,relatime"),
+    (
+        "user",
+        "rw,noexec,nosuid,nodev,user",
+        "rw,nosuid,nodev,noexec,relatime",
+    ),
+    (
+        "users",
+        "rw,noexec,nosuid,nodev,users",
+        "rw,nosuid,nodev,noexec,relatime",
+    ),
+    (
+        "user,exec",
+        "rw,nosuid,nodev,user,exec",
+        "rw,nosuid,nodev,relatime",
+    ),
+    ("nouser", "rw", "rw,relatime"),
+    ("owner", "rw,nosuid,nodev", "rw,nosuid,nodev,relatime"),
+    ("group", "rw,nosuid,nodev", "rw,nosuid,nodev,relatime"),
+    ("auto", "rw", "rw,relatime"),
+    ("noauto", "rw", "rw,relatime"),
+    ("nofail", "rw,nofail", "rw,relatime"),
+    ("_netdev", "rw,_netdev", "rw,relatime"),
+    ("_rnetdev", "rw,_rnetdev", "rw,relatime"),
+    (
+        "noauto,x-systemd.automount,nofail,_netdev,ro",
+        "ro,nofail,_netdev",
+        "ro,relatime",
+    ),
+    ("x-systemd.automount", "rw", "rw,relatime"),
+    ("x-systemd.idle-timeout=5", "rw", "rw,relatime"),
+    ("x-systemd.requires-mounts-for=/srv", "rw", "rw,relatime"),
+    ("x-mount.mkdir", "rw", "rw,relatime"),
+    ("X-mount.mkdir=755", "rw", "rw,relatime"),
+    ("x-gvfs-name=Photos", "rw", "rw,relatime"),
+    ("comment=x", "rw", "rw,relatime"),
+    ("comment=a\\040b", "rw", "rw,relatime"),
+    ("uhelper=x", "rw,uhelper=x", "rw,relatime"),
+    ("helper=x", "rw,helper=x", "rw,relatime"),
+    (
+        "nosuid,nodev,noexec",
+        "rw,nosuid,nodev,noexec",
+        "rw,nosuid,nodev,noexec,relatime",
+    ),
+    ("suid,dev,exec", "rw", "rw,relatime"),
+    ("noatime", "rw,noatime", "rw,noatime"),
+    ("atime,diratime", "rw", "rw,relatime"),
+    ("relatime", "rw,relatime", "rw,relatime"),
+    ("strictatime", "rw,strictatime", "rw,relatime"),
+    ("lazytime", "rw,lazytime", "rw,relatime"),
+    ("sync", "rw,sync", "rw,relatime"),
+    ("async", "rw", "rw,relatime"),
+    ("dirsync", "rw,dirsync", "rw,relatime"),
+    ("silent", "rw,silent", "rw,relatime"),
+    ("loud", "rw", "rw,relatime"),
+    ("mand,iversion", "rw,mand,iversion", "rw,relatime"),
+    (
+        "allow_other,default_permissions",
+        "rw,allow_other,default_permissions",
+        "rw,relatime",
+    ),
+    (
+        "attr_timeout=0,fsname=a\\040b",
+        "rw,attr_timeout=0,fsname=a b",
+        "rw,relatime",
+    ),
+];
+
+/// Each of them in a line of its own: mount(8) calls the helper so, and what it calls works.
 #[test]
 fn words_of_fstab() {
+    let env = TestEnv::new();
+    let words: Vec<_> = WORDS
+        .iter()
+        .map(|(words, ..)| format!("'{words}'"))
+        .collect();
+    let seen = script(
+        &env,
+        &format!(
+            r#"
+        # What stands in the helper's place notes its arguments, and calls it.
+        mkdir "$ROOT/bin"; mv "$SBIN/mount.fuse.loopfs" "$ROOT/bin/"
+        cat >"$SBIN/mount.fuse.loopfs" <<END
+#!/bin/sh
+for word; do printf '[%s]' "\$word"; done >>"$ROOT/arguments"
+exec "$ROOT/bin/mount.fuse.loopfs" "\$@"
+END
+        chmod 755 "$SBIN/mount.fuse.loopfs"
+        for words in {}; do
+            printf '%s\n' "$SRC $MNT fuse.loopfs $words 0 0" | fstab
+            rm -f "$ROOT/arguments"
+            mount "$MNT"
+            printf '%s|%s|%s|%s\n' "$words" "$(cat "$ROOT/arguments")" "$(cat "$MNT/f")" \
+                "$(findmnt -n -o VFS-OPTIONS "$MNT")"
+            end "$MNT"
+        done"#,
+            words.join(" ")
+        ),
+    );
+    let operands = format!("[{}][{}]", env.src().display(), env.mnt().display());
+    assert_eq!(seen.lines().count(), WORDS.len(), "{seen}");
+    for (line, (words, passed, shown)) in seen.lines().zip(WORDS) {
+        assert_eq!(
+            line,
+            format!("{words}|{operands}[-o][{passed}]|content|{shown}")
+        );
+    }
+    env.assert_clean();
+}
+
+/// The letters of mount(8) that reach the helper, each with what it does.
+#[test]
+fn letters_of_mount() {
     let env = TestEnv::new();
     let seen = script(
         &env,
         r#"
-        for words in defaults ro user users noauto nofail _netdev x-systemd.automount x-systemd.idle-timeout=5 \
-            noauto,x-systemd.automount,nofail,_netdev,ro comment=x group owner X-mount.mkdir=755 \
-            nosuid,nodev,noexec,noatime rw,exec,suid,dev,sync,dirsync attr_timeout=0,entry_timeout=0; do
-            echo "$SRC $MNT fuse.loopfs $words 0 0" >"$ROOT/fstab"
-            mount -T "$ROOT/fstab" "$MNT"
-            echo "$words: $(cat "$MNT/f") $(options "$MNT")"
+        echo "$SRC $MNT fuse.loopfs noexec 0 0" | fstab
+        for letter in -n -v -r -w --mkdir; do
+            mount "$letter" "$MNT" 2>/dev/null >&2
+            echo "$letter $(findmnt -n -o VFS-OPTIONS "$MNT")"
             end "$MNT"
-        done"#,
+        done
+        mount -f "$MNT"; mountpoint -q "$MNT" || echo "-f nothing"
+        echo "$SRC $MNT fuse.loopfs strange 0 0" | fstab
+        code=0; mount "$MNT" 2>/dev/null || code=$?; echo "strange $code"
+        mount -s "$MNT"; cat "$MNT/f"; end "$MNT""#,
     );
-    let shown = |words: &str| {
-        let line = seen
-            .lines()
-            .find_map(|line| line.strip_prefix(&format!("{words}: ")));
-        let line = line.unwrap_or_else(|| panic!("{words}: {seen}"));
-        assert!(line.starts_with("content "), "{words}: {line}");
-        line.to_owned()
-    };
-    for words in [
-        "defaults",
-        "noauto",
-        "nofail",
-        "_netdev",
-        "x-systemd.automount",
-        "comment=x",
-    ] {
-        let line = shown(words);
-        assert!(line.contains("rw,relatime"), "{words}: {line}");
-    }
-    assert!(shown("ro").contains("ro,relatime"));
-    for words in ["user", "users"] {
-        let line = shown(words);
-        for flag in ["nosuid", "nodev", "noexec"] {
-            assert!(line.contains(flag), "{words}: {line}");
-        }
-    }
-    assert!(shown("nosuid,nodev,noexec,noatime").contains("nosuid,nodev,noexec,noatime"));
+    let expected = "-n rw,noexec,relatime\n-v rw,noexec,relatime\n-r ro,noexec,relatime\n-w rw,noexec,relatime\n\
+                    --mkdir rw,noexec,relatime\n-f nothing\nstrange 1\ncontent\n";
+    assert_eq!(seen, expected);
+    env.assert_clean();
+}
+
+/// umount(8) in its three ways, of what is idle and of what is in use.
+#[test]
+fn umount_lazily_and_by_force() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        echo "$SRC $MNT fuse.loopfs defaults 0 0" | fstab
+        gone() { timeout 20 pidwait -f "^[^ ]*loopfs $ROOT/" || [ $? -eq 1 ]; mountpoint -q "$MNT" || echo "$1"; }
+        for way in "" -l -f; do mount "$MNT"; umount $way "$MNT"; gone "idle $way"; done
+        mount "$MNT"; exec 3<"$MNT/f"
+        umount "$MNT" 2>/dev/null || echo "busy"; cat "$MNT/f"
+        umount -l "$MNT"; cat <&3; exec 3<&-; gone "-l in use"
+        mount "$MNT"; exec 3<"$MNT/f"
+        umount -f "$MNT" 2>/dev/null || echo "in use by force: refused"
+        gone "-f in use"; exec 3<&-"#,
+    );
+    let expected = "idle \nidle -l\nidle -f\nbusy\ncontent\ncontent\n-l in use\nin use by force: refused\n-f in use\n";
+    assert_eq!(seen, expected);
     env.assert_clean();
 }
 
@@ -104,13 +220,13 @@ fn awkward_paths_and_all_at_once() {
         &env,
         r#"
         mkdir "$ROOT/a b" "$ROOT/c#d"; echo one >"$ROOT/a b/f"; echo two >"$ROOT/c#d/f"
-        cat >"$ROOT/fstab" <<END
+        fstab <<END
 # a comment
 $ROOT/a\040b $ROOT/x\040y fuse.loopfs defaults,x-mount.mkdir 0 0
 $ROOT/c#d $ROOT/back\134slash fuse.loopfs ro,x-mount.mkdir,nofail 0 0
 $ROOT/none $ROOT/none fuse.loopfs noauto 0 0
 END
-        mount -a -T "$ROOT/fstab"
+        mount -a; mount -a
         cat "$ROOT/x y/f" "$ROOT/back\\slash/f"
         umount "$ROOT/x y"; end "$ROOT/back\\slash""#,
     );
@@ -166,6 +282,7 @@ fn another_mount_namespace() {
 }
 
 /// `remount` through mount(8): to and fro, refused while a file is open for writing, and for what is none of ours.
+/// What it can't change is named, unless it is so already.
 #[test]
 fn remount() {
     let env = TestEnv::new();
@@ -179,12 +296,63 @@ fn remount() {
         echo $code; grep -o 'files are open for writing' "$ROOT/said"; exec 3>&-
         mount -o remount,ro "$MNT"; touch "$MNT/new" 2>/dev/null || echo "read-only again"
         end "$MNT"
+        mount -t fuse.loopfs -o cache=ttl,noallow_other "$SRC" "$MNT"
+        echo "$SRC $MNT fuse.loopfs cache=ttl,noallow_other 0 0" | fstab
+        mount -o remount,ro "$MNT" 2>"$ROOT/said"; sed 's/.*: a remount/a remount/' "$ROOT/said"; : >"$ROOT/fstab"
+        mount -o remount,rw "$MNT" 2>&1
+        mount -o remount,allow_other,io=direct "$MNT" 2>"$ROOT/said"; sed 's/.*: a remount/a remount/' "$ROOT/said"
+        end "$MNT"
         mount -t tmpfs other "$MNT"; code=0; mount.fuse.loopfs "$SRC" "$MNT" -o remount,ro 2>"$ROOT/said" || code=$?
         echo $code; grep -o 'nothing of type fuse.loopfs' "$ROOT/said"; touch "$MNT/x"; umount "$MNT""#,
     );
     assert_eq!(
         seen,
-        "read-only\nwritable\nnoexec\n32\nfiles are open for writing\nread-only again\n32\nnothing of type fuse.loopfs\n"
+        "read-only\nwritable\nnoexec\n32\nfiles are open for writing\nread-only again\n\
+         a remount changes ro, rw and the flags from nosuid to dirsync; as it was mounted stays: cache. \
+         Unmount it and mount it again to change that\n\
+         a remount changes ro, rw and the flags from nosuid to dirsync; as it was mounted stays: allow_other, io. \
+         Unmount it and mount it again to change that\n\
+         32\nnothing of type fuse.loopfs\n"
+    );
+    env.assert_clean();
+}
+
+/// Lines with `user` and `users`: mounted and unmounted by a real user, through mount(8), which gives up its
+/// rights before it calls the helper, and fusermount3. Without such a word it does so, too (since util-linux 2.35);
+/// what the user may not, fusermount3 refuses.
+#[test]
+fn users_mount_what_fstab_allows() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        mkdir "$ROOT/dev"; mount -t tmpfs -o mode=755 dev "$ROOT/dev"; mknod -m 666 "$ROOT/dev/fuse" c 10 229
+        mount --bind "$ROOT/dev/fuse" /dev/fuse; chmod 755 "$ROOT"; chown 65534:65534 "$MNT"
+        me() { timeout 30 setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
+        other() { timeout 30 setpriv --reuid 1 --regid 1 --clear-groups "$@"; }
+        ended() { timeout 20 pidwait -f "^[^ ]*loopfs $ROOT/" || [ $? -eq 1 ]; }
+        for word in user users; do
+            echo "$SRC $MNT fuse.loopfs $word,noauto 0 0" | fstab
+            me mount "$MNT"; me cat "$MNT/f"; findmnt -n -o VFS-OPTIONS,FS-OPTIONS "$MNT" | sed 's/  */ /g'
+            other cat "$MNT/f" 2>/dev/null || echo "$word: for nobody else"
+            other umount "$MNT" 2>/dev/null && echo "$word: unmounted by another user" || me umount "$MNT"
+            mountpoint -q "$MNT" || echo "$word: unmounted"; ended
+        done
+        echo "$SRC $MNT fuse.loopfs defaults 0 0" | fstab
+        me mount "$MNT"; me cat "$MNT/f"; findmnt -n -o VFS-OPTIONS "$MNT"; me umount "$MNT"; ended
+        other mount "$MNT" 2>&1 || echo "refused: $?""#,
+    );
+    let flags = "rw,nosuid,nodev,noexec,relatime rw,user_id=65534,group_id=65534";
+    let mnt = env.mnt().display().to_string();
+    assert_eq!(
+        seen.replace(&mnt, "MNT"),
+        format!(
+            "content\n{flags}\nuser: for nobody else\nuser: unmounted\n\
+             content\n{flags}\nusers: for nobody else\nusers: unmounted by another user\nusers: unmounted\n\
+             content\nrw,nosuid,nodev,relatime\n\
+             loopfs: fusermount3 refused to mount on MNT: user has no write access to mountpoint MNT: mount on a \
+             directory of your own\nrefused: 32\n"
+        )
     );
     env.assert_clean();
 }

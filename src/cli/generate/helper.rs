@@ -1,6 +1,6 @@
 //! `mount.fuse.loopfs(8)`: what an administrator with an fstab to write reads.
 
-use clap_mangen::roff::{Roff, bold};
+use clap_mangen::roff::{Roff, bold, italic};
 
 use super::{DATE, mount_helper, options, paragraphs, rich, term};
 
@@ -29,6 +29,36 @@ const FSTAB: [(&str, &str); 4] = [
     (
         "/mnt/nas/share  /share  fuse.loopfs  _netdev,x-systemd.requires-mounts-for=/mnt/nas  0 0",
         "Of a network file system, after that is there.",
+    ),
+];
+
+const UNITS: [&str; 4] = [
+    "A line in `fstab`(5) becomes a mount unit; what stands above is all that it takes. A mount unit of its own has \
+     |Type=fuse.loopfs|, |What=|SRC and |Where=|MNT, and with an automount unit beside it the tree is mounted when somebody \
+     looks, and unmounted when nobody has used it for |TimeoutIdleSec=|.",
+    "As a service the program is watched and started again after a crash: \
+     `systemctl enable --now \"$(systemd-escape -p --template=loopfs@.service` MNT`)\"`, with |SOURCE=| and |OPTIONS=| in \
+     the file of that path below |/etc/loopfs|. The service is ready when everybody sees the mount. Its status tells what is \
+     open, and while it stops what is left to be closed.",
+    "`systemctl reload` takes over what has changed in that file of `ro`, `rw` and the flags from `nosuid` to `dirsync`. What \
+     else has changed takes a restart; the log names it.",
+    "A stop of what is in use waits for |--drain-timeout|, which has to be shorter than |TimeoutStopSec=|. Sandboxing that \
+     gives the service a mount namespace of its own (|ProtectSystem=|, |PrivateTmp=| and others) would hide the mount from \
+     everybody; then it does not start, and says so.",
+];
+
+const FILES: [(&str, &str); 3] = [
+    (
+        "/etc/loopfs/MNT.conf",
+        "What `loopfs@.service` mounts at MNT, such as |/etc/loopfs/mnt/photos.conf|.",
+    ),
+    (
+        "/usr/lib/systemd/system/loopfs@.service",
+        "The unit, with what each of its lines is for.",
+    ),
+    (
+        "/usr/share/doc/loopfs/examples",
+        "A plain service, a mount and an automount unit.",
     ),
 ];
 
@@ -64,6 +94,12 @@ pub(super) fn man_page(version: &str) -> String {
         .text(rich("Lines for |/etc/fstab|:"));
     for (line, what) in FSTAB {
         term(&mut page, vec![bold(line)], what);
+    }
+    page.control("SH", ["UNITS OF SYSTEMD"]);
+    paragraphs(&mut page, &UNITS);
+    page.control("SH", ["FILES"]);
+    for (name, what) in FILES {
+        term(&mut page, vec![italic(name)], what);
     }
     page.control("SH", ["SEE ALSO"]).text(rich(SEE_ALSO));
     page.render()
