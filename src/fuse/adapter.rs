@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::backing::Lack;
@@ -491,7 +491,7 @@ impl Filesystem for Adapter {
         let (caller, node, flags) = (caller(req), node(ino), flags.0);
         let at_once = |reply: &mut ReplyOpen| {
             let what = (node, open_flags::without_waiting(flags));
-            let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+            let register = |file: BorrowedFd<'_>| reply.open_backing(file).map(BackingId::into_raw);
             let opened = self.opener.open(&self.tree, caller, what, register);
             if open_flags::waits(flags) {
                 done_or_left(opened, || ())
@@ -506,7 +506,8 @@ impl Filesystem for Adapter {
             reply,
             at_once,
             move |tree, reply, ()| {
-                let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+                let register =
+                    |file: BorrowedFd<'_>| reply.open_backing(file).map(BackingId::into_raw);
                 opener.open(tree, caller, (node, flags), register)
             },
         );
@@ -530,7 +531,8 @@ impl Filesystem for Adapter {
                     mode,
                     umask,
                 };
-                let register = |file: BorrowedFd<'_>| reply.open_backing(file);
+                let register =
+                    |file: BorrowedFd<'_>| reply.open_backing(file).map(BackingId::into_raw);
                 let (entry, opening) = if self.opener.is_not_asked {
                     // It would not be told of the end of this one either.
                     let exclusive = open_flags::exclusive(flags);
@@ -625,10 +627,15 @@ impl Filesystem for Adapter {
                 return Ok(());
             }
             let (node, writes) = (node(ino), open_flags::writes(flags.0));
-            self.opener.backings.released(node, writes, || {
+            let last = self.opener.backings.released(node, writes, || {
                 self.tree.hear_writes(node);
                 self.opener.cache.drop_attributes(node);
             });
+            if last.is_some() {
+                self.tree.note_closing(fh.0);
+            }
+            // A backing file is given up before the handle's record is.
+            drop(last);
             let result = self.tree.release(fh.0);
             if let Some(forward) = &self.forward {
                 forward.released(node, fh.0);

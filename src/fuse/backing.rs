@@ -8,15 +8,15 @@
 
 use std::collections::HashMap;
 use std::io;
-
-use fuser::BackingId;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::config::Io;
+use crate::loopback::Loopback;
 use crate::loopback::inode::NodeNo;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, OnceLock, lock};
-use crate::sys::creds;
-use crate::sys::features;
+use crate::sync::{Arc, Mutex, OnceLock, Weak, lock};
+use crate::sys::fs::open_flags;
+use crate::sys::{creds, features, passthrough};
 
 /// How an open file is read and written.
 #[derive(Debug, Clone)]
@@ -26,8 +26,62 @@ pub(super) enum Way {
     /// By requests, without it.
     Direct,
     /// By the kernel itself, through this backing file.
-    Passthrough(Arc<BackingId>),
+    Passthrough(Arc<Backing>),
 }
+
+/// A backing file, registered until this is dropped. By its number: it outlives a process that is killed, and the next one
+/// has to use the same, because the kernel compares.
+#[derive(Debug)]
+pub(super) struct Backing {
+    id: u32,
+    device: Weak<OwnedFd>,
+}
+
+impl Backing {
+    /// Its number on the connection.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        // Without the connection there is nothing to give up.
+        if let Some(device) = self.device.upgrade()
+            && let Err(error) = passthrough::close(device.as_fd(), self.id)
+        {
+            log::debug!("can't give up backing file {}: {error}", self.id);
+        }
+    }
+}
+
+/// In a record for a later process: [`Way::Cached`], [`Way::Direct`], and [`Way::Passthrough`] with the number of its
+/// backing file above.
+const CACHED: u64 = 1;
+const DIRECT: u64 = 2;
+const PASSTHROUGH: u64 = 3;
+const ID: u32 = 8;
+
+impl Way {
+    /// As it is recorded.
+    pub(super) fn recorded(&self) -> u64 {
+        match self {
+            Self::Cached => CACHED,
+            Self::Direct => DIRECT,
+            Self::Passthrough(backing) => PASSTHROUGH | u64::from(backing.id) << ID,
+        }
+    }
+}
+
+/// The number of the backing file in what was recorded.
+fn backing_of(way: u64) -> Option<u32> {
+    let is_passed = way & ((1 << ID) - 1) == PASSTHROUGH;
+    u32::try_from(way >> ID).ok().filter(|_| is_passed)
+}
+
+/// How far from the highest number that was noted there may be others which a process that was killed has got and not
+/// noted: the kernel counts up, and each event loop gets one at a time.
+const UNNOTED: u32 = 64;
 
 /// What is open, and how.
 #[derive(Debug)]
@@ -39,6 +93,8 @@ pub(super) struct Backings {
     said: AtomicBool,
     /// What is open, by inode.
     open: Mutex<HashMap<NodeNo, Node>>,
+    /// The connection, while there is one.
+    device: Weak<OwnedFd>,
 }
 
 /// Why the kernel does not read and write files by itself.
@@ -84,7 +140,7 @@ struct Node {
 impl Backings {
     /// For a mount whose files are to be read and written so, and perhaps without changing access times.
     #[must_use]
-    pub(super) fn new(io: Io, noatime: bool) -> Self {
+    pub(super) fn new(io: Io, noatime: bool, device: &Arc<OwnedFd>) -> Self {
         let lack = if matches!(io, Io::Cached | Io::Direct) {
             Some(Lack::NotWanted)
         } else if features::is_off("passthrough") {
@@ -101,7 +157,56 @@ impl Backings {
             lack: lack.map_or_else(OnceLock::new, OnceLock::from),
             said: AtomicBool::new(false),
             open: Mutex::default(),
+            device: Arc::downgrade(device),
         }
+    }
+
+    /// Goes on with what an earlier process has left open, and gives up the backing files that nobody has.
+    pub(super) fn go_on(&self, tree: &Loopback) {
+        let mut open = lock(&self.open);
+        let before = tree.was_open();
+        let is_file = before.iter().filter(|one| !one.directory);
+        for one in is_file.filter(|one| !one.closing) {
+            let node = open.entry(NodeNo(one.node)).or_insert_with(|| Node {
+                opens: 0,
+                writers: 0,
+                unheard: false,
+                way: self.way_again(one.way),
+            });
+            node.opens += 1;
+            node.writers += usize::from(open_flags::writes(one.flags));
+        }
+        let has_it = |id: u32| {
+            let is_it =
+                |node: &Node| matches!(&node.way, Way::Passthrough(backing) if backing.id == id);
+            open.values().any(is_it)
+        };
+        let highest = tree.highest_backing();
+        let unnoted = highest.saturating_sub(UNNOTED)..highest.saturating_add(UNNOTED);
+        let left = before.iter().filter_map(|one| backing_of(one.way));
+        for id in left
+            .chain(unnoted.filter(|_| highest > 0))
+            .filter(|id| !has_it(*id))
+        {
+            // Most of them are not there any more, which is as well.
+            drop(self.backing(id));
+        }
+        for one in before.iter().filter(|one| one.closing) {
+            tree.let_go(one.number);
+        }
+    }
+
+    fn way_again(&self, way: u64) -> Way {
+        match backing_of(way) {
+            Some(id) => Way::Passthrough(Arc::new(self.backing(id))),
+            None if way == DIRECT => Way::Direct,
+            None => Way::Cached,
+        }
+    }
+
+    fn backing(&self, id: u32) -> Backing {
+        let device = Weak::clone(&self.device);
+        Backing { id, device }
     }
 
     /// Why there is no passthrough, if there is none.
@@ -120,7 +225,7 @@ impl Backings {
         &self,
         node: NodeNo,
         (suits, writes): (bool, bool),
-        register: impl FnOnce() -> io::Result<BackingId>,
+        register: impl FnOnce() -> io::Result<u32>,
     ) -> Way {
         let mut open = lock(&self.open);
         let entry = open.entry(node).or_insert_with(|| Node {
@@ -136,7 +241,7 @@ impl Backings {
 
     /// The way for the first of those who open an inode. Under the lock, so that there is but one backing id:
     /// registering waits for nobody.
-    fn way(&self, suits: bool, register: impl FnOnce() -> io::Result<BackingId>) -> Way {
+    fn way(&self, suits: bool, register: impl FnOnce() -> io::Result<u32>) -> Way {
         if self.io == Io::Direct {
             return Way::Direct;
         }
@@ -144,7 +249,7 @@ impl Backings {
             return Way::Cached;
         }
         match register() {
-            Ok(id) => Way::Passthrough(Arc::new(id)),
+            Ok(id) => Way::Passthrough(Arc::new(self.backing(id))),
             Err(error) => {
                 self.tell(&error);
                 Way::Cached
@@ -180,8 +285,8 @@ impl Backings {
     }
 
     /// One that opened it has released it; if that was the last of those who wrote unheard, `hear` is to see to it that
-    /// writes are heard again.
-    pub(super) fn released(&self, node: NodeNo, writes: bool, hear: impl FnOnce()) {
+    /// writes are heard again. If it was the last of all, the way is over: the backing file is given up when it is dropped.
+    pub(super) fn released(&self, node: NodeNo, writes: bool, hear: impl FnOnce()) -> Option<Way> {
         let mut open = lock(&self.open);
         let mut last = None;
         if let Some(entry) = open.get_mut(&node) {
@@ -195,8 +300,6 @@ impl Backings {
                 last = open.remove(&node);
             }
         }
-        // After the lock: the backing id is given back to the kernel.
-        drop(open);
-        drop(last);
+        last.map(|node| node.way)
     }
 }

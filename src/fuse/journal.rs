@@ -1,21 +1,27 @@
 //! What requests leave half-done if this process is killed, noted for the next one (`--supervise`).
 
+use super::backing::Backings;
 use crate::loopback::Loopback;
+use crate::loopback::inode::NodeNo;
 use crate::op::Op;
 use crate::survive::Slot;
 use crate::sync::Arc;
+use crate::sys::fs::open_flags;
 
 /// Where it is noted.
 #[derive(Debug)]
 pub(super) struct Journal {
     tree: Arc<Loopback>,
+    backings: Arc<Backings>,
 }
 
 impl Journal {
     /// For a tree that is to survive this process; `None` for any other.
-    pub(super) fn new(tree: &Arc<Loopback>) -> Option<Self> {
-        let tree = Arc::clone(tree);
-        tree.survives().then_some(Self { tree })
+    pub(super) fn new(tree: &Arc<Loopback>, backings: &Arc<Backings>) -> Option<Self> {
+        tree.survives().then(|| Self {
+            tree: Arc::clone(tree),
+            backings: Arc::clone(backings),
+        })
     }
 
     /// A request is taken up, perhaps for a second time: then what its answer had given is taken back first. `None`
@@ -24,7 +30,13 @@ impl Journal {
         if !leaves_traces(op) {
             return None;
         }
-        self.tree.begin(unique)
+        let (slot, closed) = self.tree.begin(unique)?;
+        if let Some(file) = closed.filter(|open| !open.directory) {
+            let writes = open_flags::writes(file.flags);
+            drop(self.backings.released(NodeNo(file.node), writes, || {}));
+            self.tree.let_go(file.number);
+        }
+        Some(slot)
     }
 }
 

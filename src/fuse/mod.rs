@@ -1,7 +1,7 @@
 //! The only place that names fuser: a core of plain functions, served through its session API.
 //!
 //! In reading order: [`serve`] (what happens around every operation, once), [`adapter`] (one short
-//! method an operation), [`reply`] (a value into fuser's reply), [`opening`] and [`backing`]
+//! method an operation), [`reply`] (a value into fuser's reply), [`opening`], [`backing`] and [`wrap`]
 //! (files, and those that the kernel reads and writes by itself), [`convert`] (our types and
 //! fuser's), [`cache`] (what the kernel is to forget), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
 //! ([`waiters`]), [`spare`] (what waits for a disk, on an event loop), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`journal`] (what a killed process leaves half-done), [`lack`] (too few descriptors, told). fuser's
@@ -23,6 +23,7 @@ mod serve;
 mod spare;
 mod waiters;
 mod workers;
+mod wrap;
 
 use std::fmt::Write as _;
 use std::io;
@@ -78,6 +79,8 @@ pub struct Server {
     session: fuser::Session<Adapter>,
     pruner: Pruner,
     backings: Arc<Backings>,
+    /// For giving up backing files, as long as there is a connection.
+    connection: Arc<OwnedFd>,
     follower: Result<Follower, follow::Lack>,
     awake: Option<(Arc<Awake>, Arc<Counters>)>,
     negotiated: String,
@@ -117,15 +120,17 @@ impl Server {
             .then(|| Forward::new(&tree, &gate, &cache).map(Arc::new))
             .transpose()?;
         let awake = options.low_latency.then(|| Arc::new(Awake::default()));
+        let pruner = Pruner::new(&tree, &device)?;
+        let connection = Arc::new(device.try_clone()?);
+        let backings = Arc::new(Backings::new(options.io, tree.noatime(), &connection));
+        backings.go_on(&tree);
         let service = Service::new(
             gate,
             Arc::clone(&counters),
             awake.clone(),
-            Journal::new(&tree),
+            Journal::new(&tree, &backings),
             options.faults.clone(),
         );
-        let pruner = Pruner::new(&tree, &device)?;
-        let backings = Arc::new(Backings::new(options.io, tree.noatime()));
         let followed = match options.caching.mode {
             Cache::Auto | Cache::Coherent => follow::prepare(&tree, &device),
             Cache::Timed | Cache::Off => Err(follow::Lack::NotWanted),
@@ -170,6 +175,7 @@ impl Server {
             session,
             pruner,
             backings,
+            connection,
             follower,
             awake: awake.map(|awake| (awake, counters)),
             negotiated,
@@ -234,6 +240,7 @@ impl Server {
             pruning.end();
         }
         following.into_iter().for_each(Following::end);
+        drop(self.connection);
         Ended { result }
     }
 }

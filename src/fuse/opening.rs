@@ -3,9 +3,9 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use fuser::{BackingId, FopenFlags};
+use fuser::FopenFlags;
 
-use super::backing::{Backings, Way};
+use super::backing::{Backing, Backings, Way};
 use super::cache::KernelCache;
 use crate::error::Result;
 use crate::loopback::attr::Keep;
@@ -26,7 +26,7 @@ pub(super) struct Opening {
     /// What else the kernel is told of it.
     pub(super) flags: FopenFlags,
     /// What the kernel reads and writes by itself, if it does.
-    pub(super) backing: Option<Arc<BackingId>>,
+    pub(super) backing: Option<Arc<Backing>>,
 }
 
 /// The handle of a file that was opened without a word: no open file has that number.
@@ -67,14 +67,14 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// Opens a file, and sees to it that whoever does finds it as long as it is now. `register` gets a
-    /// backing id for it.
+    /// Opens a file, and sees to it that whoever does finds it as long as it is now. `register` gets the
+    /// number of a backing file for it.
     pub(super) fn open(
         &self,
         tree: &Loopback,
         caller: Caller,
         (node, flags): (NodeNo, i32),
-        register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
+        register: impl Fn(BorrowedFd<'_>) -> io::Result<u32>,
     ) -> Result<Opening> {
         let opened = tree.open_file(node, flags)?;
         let (opening, mappable) = self.opening(tree, caller, (node, flags), opened, register);
@@ -90,7 +90,7 @@ impl Opener {
         tree: &Loopback,
         caller: Caller,
         (new, flags): (NewName<'_>, i32),
-        register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
+        register: impl Fn(BorrowedFd<'_>) -> io::Result<u32>,
     ) -> Result<(Entry, Opening)> {
         let Created { mut entry, opened } =
             tree.create(caller, new, flags, open_flags::exclusive(flags))?;
@@ -111,24 +111,27 @@ impl Opener {
         caller: Caller,
         (node, flags): (NodeNo, i32),
         opened: Opened,
-        register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
+        register: impl Fn(BorrowedFd<'_>) -> io::Result<u32>,
     ) -> (Opening, bool) {
         let handle = opened.handle;
         let register = || {
-            tree.as_backing(caller, (handle, flags), self.hears_closes, register)
-                .map_err(|error| io::Error::from_raw_os_error(error.code()))?
+            let id = tree
+                .as_backing(caller, (handle, flags), self.hears_closes, register)
+                .map_err(|error| io::Error::from_raw_os_error(error.code()))??;
+            tree.note_backing(id);
+            Ok(id)
         };
         let writes = open_flags::writes(flags);
-        let (backing, mut told) =
-            match self
-                .backings
-                .opened(node, (opened.passes, writes), register)
-            {
-                Way::Passthrough(id) => (Some(id), FopenFlags::empty()),
-                Way::Direct => (None, FopenFlags::FOPEN_DIRECT_IO),
-                Way::Cached if opened.kept => (None, FopenFlags::FOPEN_KEEP_CACHE),
-                Way::Cached => (None, FopenFlags::empty()),
-            };
+        let way = self
+            .backings
+            .opened(node, (opened.passes, writes), register);
+        tree.note_way(handle, way.recorded());
+        let (backing, mut told) = match way {
+            Way::Passthrough(backing) => (Some(backing), FopenFlags::empty()),
+            Way::Direct => (None, FopenFlags::FOPEN_DIRECT_IO),
+            Way::Cached if opened.kept => (None, FopenFlags::FOPEN_KEEP_CACHE),
+            Way::Cached => (None, FopenFlags::empty()),
+        };
         let passed = backing.is_some();
         // Without pages in the kernel's cache close(2) has nothing to write back.
         if passed && opened.closes_silently && !self.hears_closes {

@@ -11,6 +11,7 @@ use fuser::{
 use super::convert;
 use super::opening::Opening;
 use super::serve::Respond;
+use super::wrap;
 use crate::config::Caching;
 use crate::loopback::attr::{Attr, Keep};
 use crate::loopback::inode::NodeNo;
@@ -76,7 +77,7 @@ respond!(ReplyAttr, (Attr, Caching), |reply, (attr, caching)| {
 respond!(ReplyOpen, Opening, |reply, opening| {
     let (handle, flags) = (FileHandle(opening.handle), opening.flags);
     match opening.backing {
-        Some(id) => reply.opened_passthrough(handle, flags, &id),
+        Some(backing) => wrap::opened(reply, handle, flags, &backing),
         None => reply.opened(handle, flags),
     }
 });
@@ -114,7 +115,10 @@ respond!(ReplyCreate, (Entry, Opening, Caching), |reply,
     // fuser has one time for both here: the shorter one is true for both.
     let ttl = kept.min(entry_kept);
     match opening.backing {
-        Some(id) => reply.created_passthrough(&ttl, &attr, generation, handle, flags, &id),
+        Some(backing) => {
+            let entry = (&ttl, &attr, generation);
+            wrap::created(reply, entry, (handle, flags), &backing);
+        }
         None => reply.created(&ttl, &attr, generation, handle, flags),
     }
 });

@@ -137,8 +137,8 @@ impl Loopback {
         state.opened(inode.number().0, flags, directory)
     }
 
-    /// An open file or directory is no more.
-    pub(super) fn let_go(&self, handle: u64) {
+    /// An open file or directory is no more: its record is free.
+    pub fn let_go(&self, handle: u64) {
         if let Some(state) = &self.state {
             state.closed(handle);
         }

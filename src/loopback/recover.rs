@@ -86,15 +86,51 @@ impl Loopback {
     }
 
     /// A request is taken up, perhaps for a second time, in another process than before: then what its answer had
-    /// given, which did not arrive, is taken back first.
+    /// given, which did not arrive, is taken back first. What was opened then is not any more, but for its backing file.
     #[must_use]
-    pub fn begin(&self, unique: u64) -> Option<Slot> {
+    pub fn begin(&self, unique: u64) -> Option<(Slot, Option<Open>)> {
         let state = self.state.as_ref()?;
         let slot = state.begin(unique)?;
-        if slot.comes_again() {
-            self.take_back(state, &slot.given());
+        let closed = slot.comes_again().then(|| {
+            let given = slot.given();
+            self.take_back(state, &given)
+        });
+        Some((slot, closed.flatten()))
+    }
+
+    /// What an earlier process had open, and what it was about to close.
+    #[must_use]
+    pub fn was_open(&self) -> Vec<Open> {
+        let state = self.state.as_ref();
+        state.map_or_else(Vec::new, |state| state.all_open())
+    }
+
+    /// Notes how an open file is read and written, for a later process.
+    pub fn note_way(&self, handle: u64, way: u64) {
+        if let Some(state) = &self.state {
+            state.note_way(handle, way);
         }
-        Some(slot)
+    }
+
+    /// Notes that a file is closed but for its backing file.
+    pub fn note_closing(&self, handle: u64) {
+        if let Some(state) = &self.state {
+            state.note_closing(handle);
+        }
+    }
+
+    /// Notes the number of a backing file.
+    pub fn note_backing(&self, id: u32) {
+        if let Some(state) = &self.state {
+            state.note_backing(id);
+        }
+    }
+
+    /// The highest number of a backing file that was noted.
+    #[must_use]
+    pub fn highest_backing(&self) -> u32 {
+        let state = self.state.as_ref();
+        state.map_or(0, |state| state.highest_backing())
     }
 
     fn recover(
@@ -122,8 +158,8 @@ impl Loopback {
         for given in unsent {
             self.take_back(state, &given);
         }
-        for open in state.all_open() {
-            if let Err(error) = self.open_again(&open) {
+        for open in state.all_open().iter().filter(|open| !open.closing) {
+            if let Err(error) = self.open_again(open) {
                 log::debug!("handle {} of node {}: {error}", open.number, open.node);
                 lost.files += 1;
             }
@@ -131,19 +167,25 @@ impl Loopback {
         lost
     }
 
-    /// Takes back what an answer gave that did not arrive.
-    fn take_back(&self, state: &State, given: &Given) {
+    /// Takes back what an answer gave that did not arrive; what it opened, which is closed but for its backing file.
+    fn take_back(&self, state: &State, given: &Given) -> Option<Open> {
         let in_hand = state.enter_left(given);
         for node in &given.nodes {
             self.forget(NodeNo(*node), 1);
         }
-        if let Some(handle) = given.handle {
-            self.let_go(handle);
-            drop(self.files.remove(handle));
-            drop(self.dirs.remove(handle));
+        let open = given.handle.and_then(|handle| state.open_one(handle));
+        if let Some(open) = open {
+            drop(self.files.remove(open.number));
+            drop(self.dirs.remove(open.number));
+            if open.way == 0 {
+                self.let_go(open.number);
+            } else {
+                self.note_closing(open.number);
+            }
         }
         drop(in_hand);
         state.taken_back(given);
+        open
     }
 
     /// Opens what was open in an earlier process.

@@ -15,6 +15,8 @@ pub struct Open {
     pub flags: i32,
     /// Whether it is a directory.
     pub directory: bool,
+    /// It is closed but for its backing file.
+    pub closing: bool,
     /// How it is read and written, as `fuse` puts it; 0 if it was not said.
     pub way: u64,
 }
@@ -86,6 +88,7 @@ impl State {
             node: self.words.load(at + handle::NODE),
             flags: lower.cast_signed(),
             directory: flags & handle::DIRECTORY != 0,
+            closing: flags & handle::CLOSING != 0,
             way: self.words.load(at + handle::WAY),
         })
     }
@@ -95,6 +98,27 @@ impl State {
         if self.open_one(number).is_some() {
             self.words.store(at(number) + handle::WAY, way);
         }
+    }
+
+    /// Notes that it is closed but for its backing file, which others may have open too.
+    pub fn note_closing(&self, number: u64) {
+        if self.open_one(number).is_some() {
+            let at = at(number) + handle::FLAGS;
+            self.words.store(at, self.words.load(at) | handle::CLOSING);
+        }
+    }
+
+    /// Notes the number of a backing file that was registered.
+    pub fn note_backing(&self, id: u32) {
+        if self.words.load(header::HIGHEST_BACKING) < id.into() {
+            self.words.store(header::HIGHEST_BACKING, id.into());
+        }
+    }
+
+    /// The highest such number, or one that others have noted at the same time.
+    #[must_use]
+    pub fn highest_backing(&self) -> u32 {
+        u32::try_from(self.words.load(header::HIGHEST_BACKING)).unwrap_or(0)
     }
 
     /// It was closed.
@@ -107,20 +131,35 @@ impl State {
         }
     }
 
-    /// All that are open. To be called before anything is opened.
+    /// All that are open, and those that are about to be closed.
     #[must_use]
     pub fn all_open(&self) -> Vec<Open> {
+        let one = |place| self.open_one(self.number_at(place));
+        (0..self.places_used()).filter_map(one).collect()
+    }
+
+    /// Finds the places that are free. To be called before anything is opened or closed.
+    pub(super) fn find_handles(&self) {
+        let used = self.places_used();
+        let free = (0..used).rev().filter(|place| self.number_at(*place) == 0);
+        *lock(&self.handles) = Places {
+            free: free.collect(),
+            used,
+        };
+    }
+
+    fn places_used(&self) -> u32 {
         let used = self.words.load(header::PLACES);
-        let used = u32::try_from(used.min(layout::MOST_HANDLES as u64)).unwrap_or(0);
-        let (mut open, mut free) = (Vec::new(), Vec::new());
-        for place in (0..used).rev() {
-            let number = self.words.load(at(place.into()) + handle::NUMBER);
-            match self.open_one(number) {
-                Some(one) if number & PLACE == u64::from(place) => open.push(one),
-                _ => free.push(place),
-            }
+        u32::try_from(used.min(layout::MOST_HANDLES as u64)).unwrap_or(0)
+    }
+
+    /// The number of what is open at a place; 0 if nothing is.
+    fn number_at(&self, place: u32) -> u64 {
+        let number = self.words.load(at(place.into()) + handle::NUMBER);
+        if number & PLACE == u64::from(place) {
+            number
+        } else {
+            0
         }
-        *lock(&self.handles) = Places { free, used };
-        open
     }
 }

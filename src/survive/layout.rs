@@ -29,6 +29,8 @@ pub(super) mod header {
     pub(crate) const KEY: usize = 11;
     /// How many other mounts have an index.
     pub(crate) const OTHERS: usize = 13;
+    /// The highest number of a backing file that was registered.
+    pub(crate) const HIGHEST_BACKING: usize = 14;
 }
 
 const HEADER: usize = 512;
@@ -79,9 +81,10 @@ pub(super) mod handle {
     /// Its number; 0: free.
     pub(crate) const NUMBER: usize = 0;
     pub(crate) const NODE: usize = 1;
-    /// The flags of open(2), and whether it is a directory.
+    /// The flags of open(2), whether it is a directory, and whether it is closed already, but for its backing file.
     pub(crate) const FLAGS: usize = 2;
     pub(crate) const DIRECTORY: u64 = 1 << 32;
+    pub(crate) const CLOSING: u64 = 1 << 33;
     /// How it is read and written: 0 (not said), or what fuse/backing.rs makes of it.
     pub(crate) const WAY: usize = 3;
     pub(crate) const WORDS: usize = 4;

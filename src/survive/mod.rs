@@ -181,6 +181,7 @@ impl State {
         if was != root {
             return Err(Unreadable::OtherSource);
         }
+        self.find_handles();
         let unsent = self.find_slots();
         Ok(unsent
             .into_iter()

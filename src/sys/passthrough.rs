@@ -9,6 +9,9 @@ use rustix::io::{Errno, Result};
 /// `FUSE_DEV_IOC_BACKING_OPEN`.
 const OPEN: libc::Ioctl = 0x4010_e501;
 
+/// `FUSE_DEV_IOC_BACKING_CLOSE`.
+const CLOSE: libc::Ioctl = 0x4004_e502;
+
 /// `struct fuse_backing_map`.
 #[repr(C)]
 struct Map {
@@ -35,4 +38,15 @@ pub fn permitted(device: BorrowedFd<'_>) -> Result<()> {
             None => Err(Errno::IO),
         },
     }
+}
+
+/// Gives up a backing file by its number: those who have it open keep it, nobody else can open it. `ENOENT` if there is
+/// none of that number.
+pub fn close(device: BorrowedFd<'_>, id: u32) -> Result<()> {
+    // SAFETY: the kernel reads one number of 32 bits, which this is.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), CLOSE, &raw const id) };
+    if result < 0 {
+        return Err(super::last_errno());
+    }
+    Ok(())
 }
