@@ -74,6 +74,7 @@ impl Loopback {
         } else {
             flags
         };
+        self.making();
         let moment = self.moment();
         let made = {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
@@ -82,9 +83,12 @@ impl Loopback {
             let create = || fs::create(dir.fd(), name.as_c_str(), flags, mode);
             self.descriptors.with_room(create)
         };
-        let file = match made {
-            Err(Errno::EXIST) if !exclusive => Err(Errno::STALE),
-            made => made,
+        let before = matches!(made, Err(Errno::EXIST))
+            .then(|| self.created_before(caller, (&parent, &name), flags));
+        let file = match (made, before.flatten()) {
+            (_, Some(file)) => Ok(file),
+            (Err(Errno::EXIST), None) if !exclusive => Err(Errno::STALE),
+            (made, None) => made,
         }
         .tried("creating a file")?;
         let reopen = || fs::reopen_object(file.as_fd());
@@ -104,7 +108,10 @@ impl Loopback {
         let make = || {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
             let dir = self.object(&parent)?;
-            fs::make_dir(dir.fd(), name.as_c_str(), new.mode & 0o7777).tried("mkdirat")
+            let made = fs::make_dir(dir.fd(), name.as_c_str(), new.mode & 0o7777).tried("mkdirat");
+            self.made_once(made, caller, (&parent, &name), FileType::Directory, |_| {
+                true
+            })
         };
         self.made(&parent, &name, make, |inode| {
             inode.kind() == FileType::Directory
@@ -120,7 +127,8 @@ impl Loopback {
         let make = || {
             let _as_caller = self.creating(caller, &parent, new.mode, new.umask)?;
             let dir = self.object(&parent)?;
-            fs::make_node(dir.fd(), name.as_c_str(), new.mode, device).tried("mknodat")
+            let made = fs::make_node(dir.fd(), name.as_c_str(), new.mode, device).tried("mknodat");
+            self.made_once(made, caller, (&parent, &name), kind, |_| true)
         };
         self.made(&parent, &name, make, |inode| inode.kind() == kind)
     }
@@ -139,7 +147,10 @@ impl Loopback {
         let make = || {
             let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
             let dir = self.object(&parent)?;
-            fs::make_symlink(&target, dir.fd(), name.as_c_str()).tried("symlinkat")
+            let made = fs::make_symlink(&target, dir.fd(), name.as_c_str()).tried("symlinkat");
+            self.made_once(made, caller, (&parent, &name), FileType::Symlink, |link| {
+                fs::read_link(link).is_ok_and(|text| text == target.to_bytes())
+            })
         };
         self.made(&parent, &name, make, |inode| {
             inode.kind() == FileType::Symlink
@@ -160,7 +171,8 @@ impl Loopback {
         let make = || {
             let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
             let (object, dir) = (self.object(&inode)?, self.object(&parent)?);
-            fs::make_link(object.fd(), dir.fd(), name.as_c_str()).tried("linkat")
+            let made = fs::make_link(object.fd(), dir.fd(), name.as_c_str()).tried("linkat");
+            self.linked_once(made, (&parent, &name), &inode)
         };
         self.made(&parent, &name, make, |made| {
             made.identity() == inode.identity()
@@ -177,6 +189,7 @@ impl Loopback {
         make: impl Fn() -> Result<()>,
         is_it: impl Fn(&Inode) -> bool,
     ) -> Result<Entry> {
+        self.making();
         for _ in 0..ROUNDS {
             make()?;
             match self.entry(parent, name.as_c_str()) {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::handle::FileHandle;
 use super::inode::{Inode, NodeNo};
+use super::replay::Appended;
 use super::{Caller, Loopback, itself};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::policy;
@@ -210,8 +211,14 @@ impl Loopback {
             Some(caller) => self.changing(caller, file.file())?,
             None => itself()?,
         };
-        let written = fs::write_at(file.file(), offset, data, mode).tried("pwrite")?;
-        u32::try_from(written).map_err(|_| Error::BAD_RANGE)
+        let Appended(before) = if mode.append {
+            self.appended(file.file(), data)?
+        } else {
+            Appended(0)
+        };
+        let rest = data.get(before..).unwrap_or_default();
+        let written = fs::write_at(file.file(), offset, rest, mode).tried("pwrite")?;
+        u32::try_from(before + written).map_err(|_| Error::BAD_RANGE)
     }
 
     /// close(2) of one descriptor of the caller: what SRC has to say about what was written.
@@ -241,6 +248,9 @@ impl Loopback {
     ) -> Result<()> {
         range(offset, len)?;
         let file = self.file(handle)?;
+        if self.was_shifted(file.file(), mode, len)? {
+            return Ok(());
+        }
         let _as_caller = self.changing(caller, file.file())?;
         fs::allocate(file.file(), mode, offset, len).tried("fallocate")
     }

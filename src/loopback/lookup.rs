@@ -32,6 +32,8 @@ pub struct Entry {
 pub(super) struct Going {
     inode: Arc<Inode>,
     object: Arc<OwnedFd>,
+    /// For a later process its descriptor is kept already: afterwards it may be too late.
+    kept: bool,
 }
 
 impl Going {
@@ -50,6 +52,13 @@ impl Going {
             return Err(Error::STALE);
         }
         Ok(())
+    }
+
+    /// The name was not taken away.
+    pub(super) fn stays(&self, tree: &Loopback) {
+        if self.kept {
+            tree.table.give_up(&self.inode);
+        }
     }
 
     fn is_dir(&self) -> bool {
@@ -209,7 +218,7 @@ impl Loopback {
     /// more (`S_DEAD`). On `ESTALE` it looks the name up anew first.
     pub(super) fn going(&self, parent: &Arc<Inode>, name: &CStr) -> Result<Option<Going>> {
         if let Some(going) = self.going_at_hand(parent, name) {
-            return Ok(Some(going));
+            return Ok(Some(self.going_for_good(going)));
         }
         let Some((found, is_dir)) = self.found(parent, name) else {
             return Ok(None);
@@ -228,9 +237,29 @@ impl Loopback {
         }
         let going = |inode| {
             let object = Arc::new(found.into_object()?);
-            Some(Going { inode, object })
+            Some(Going {
+                inode,
+                object,
+                kept: false,
+            })
         };
-        Ok(known.and_then(going))
+        let going = known.and_then(going);
+        Ok(going.map(|going| self.going_for_good(going)))
+    }
+
+    /// Sees to it that a later process finds what is going, where somebody may use it without a name: has it open, or is in
+    /// it.
+    fn going_for_good(&self, going: Going) -> Going {
+        if self.state.is_none() || going.inode.is_kept() {
+            return going;
+        }
+        // The table has one reference, this is another; each open file has one more.
+        let is_used = going.is_dir() || Arc::strong_count(&going.inode) > 2;
+        let is_last = || fs::stat(going.object.as_fd()).is_ok_and(|stat| stat.stx_nlink <= 1);
+        let kept = is_used
+            && (going.is_dir() || is_last())
+            && self.table.keep(&going.inode, going.object.as_fd());
+        Going { kept, ..going }
     }
 
     /// The same of a file that the kernel remembers and that has a descriptor at hand.
@@ -239,7 +268,11 @@ impl Loopback {
         let (number, _, object) = self.at_hand(parent, dir.fd(), name).ok()??;
         let inode = self.table.get(number)?;
         let is_file = inode.kind() != FileType::Directory;
-        is_file.then_some(Going { inode, object })
+        is_file.then_some(Going {
+            inode,
+            object,
+            kept: false,
+        })
     }
 
     fn found(&self, parent: &Arc<Inode>, name: &CStr) -> Option<(Inode, bool)> {

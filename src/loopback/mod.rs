@@ -13,7 +13,7 @@
 //! - [`table`]: the inodes that the kernel remembers, and [`table::LookupRef`], a lookup count as
 //!   an owned value;
 //! - [`tally`]: where its lookups are counted; [`recover`]: the beginning of a process that goes on with what an
-//!   earlier one has left;
+//!   earlier one has left; `replay`: what is asked for twice is done once;
 //! - [`watch`]: what others do to SRC, for the kernel to forget what it remembers;
 //! - [`handle`]: open files and directories;
 //! - [`name`]: the one check of a name;
@@ -42,6 +42,7 @@ pub mod name;
 pub mod numbering;
 pub mod recover;
 pub mod remove;
+mod replay;
 pub mod shortage;
 pub mod table;
 pub mod tally;

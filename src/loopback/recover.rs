@@ -212,4 +212,4 @@ impl Loopback {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests;
+pub(crate) mod tests;

@@ -16,27 +16,45 @@ impl Loopback {
     pub fn unlink(&self, caller: Caller, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
+        if self.was_removed(&parent, name.as_c_str())? {
+            return Ok(());
+        }
         // Without handles nothing would be kept.
         let going = if self.descriptors.by_handle() {
             self.going(&parent, name.as_c_str())?
         } else {
             None
         };
-        self.removing(caller, || {
+        let removed = self.removing(caller, || {
             fs::remove_file(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
-        })?;
-        going.map_or(Ok(()), Going::gone)
+        });
+        self.went(removed, going)
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: Caller, parent: NodeNo, name: &OsStr) -> Result<()> {
         let name = Name::new(name)?;
         let parent = self.inode(parent)?;
+        if self.was_removed(&parent, name.as_c_str())? {
+            return Ok(());
+        }
         let going = self.going(&parent, name.as_c_str())?;
-        self.removing(caller, || {
+        let removed = self.removing(caller, || {
             fs::remove_dir(self.object(&parent)?.fd(), name.as_c_str()).tried("unlinkat")
-        })?;
-        going.map_or(Ok(()), Going::gone)
+        });
+        self.went(removed, going)
+    }
+
+    /// What came of taking a name away, for what was about to go with it.
+    fn went(&self, removed: Result<()>, going: Option<Going>) -> Result<()> {
+        match (removed, going) {
+            (Ok(()), Some(going)) => going.gone(),
+            (Err(error), Some(going)) => {
+                going.stays(self);
+                Err(error)
+            }
+            (removed, None) => removed,
+        }
     }
 
     /// Moves a name, with renameat2(2)'s flags as the caller gave them. A directory may grow, and a
@@ -51,8 +69,11 @@ impl Loopback {
         let (name, new_name) = (Name::new(from.1)?, Name::new(to.1)?);
         let (parent, new_parent) = (self.inode(from.0)?, self.inode(to.0)?);
         let flags = RenameFlags::from_bits_retain(flags);
+        let (from, to) = ((&parent, &name), (&new_parent, &new_name));
+        let was_moved =
+            self.was_moved((from.0, from.1.as_c_str()), (to.0, to.1.as_c_str()), flags)?;
         // Nothing goes in an exchange.
-        let going = if flags.contains(RenameFlags::EXCHANGE) {
+        let going = if flags.contains(RenameFlags::EXCHANGE) || was_moved {
             None
         } else {
             self.going(&new_parent, new_name.as_c_str())?
@@ -65,8 +86,9 @@ impl Loopback {
                     .tried("renameat2")
             })
         };
-        let (from, to) = ((&parent, &name), (&new_parent, &new_name));
-        rename(from, to, flags)?;
+        if !was_moved && let Err(error) = rename(from, to, flags) {
+            return self.went(Err(error), going);
+        }
         if let Err(error) = going.map_or(Ok(()), Going::gone) {
             // It is done once more, with what the kernel finds then.
             let _ = rename(to, from, RenameFlags::NOREPLACE);

@@ -12,6 +12,7 @@ use std::borrow::Borrow;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
+use std::os::fd::BorrowedFd;
 
 use super::index::Index;
 use super::inode::{Inode, NodeNo};
@@ -153,8 +154,11 @@ impl Table {
         drop(replaced);
         // Where it was entered the table has it too, and there is nothing to give back.
         let spare = Arc::into_inner(found);
-        if spare.is_none() && inode.keeps_descriptor() {
-            self.keep(&inode);
+        if spare.is_none()
+            && inode.keeps_descriptor()
+            && let Some(object) = inode.object()
+        {
+            self.keep(&inode, object.fd());
         }
         (
             LookupRef {
@@ -224,14 +228,24 @@ impl Table {
     }
 
     /// Has a descriptor of an inode kept outside of this process, if there is somebody who would: it can't be found
-    /// again without.
-    pub(super) fn keep(&self, inode: &Inode) {
-        let kept = inode
-            .object()
-            .is_some_and(|object| self.counting.keep(inode.number(), object.fd()));
+    /// again without. Whether it is.
+    pub(super) fn keep(&self, inode: &Inode, object: BorrowedFd<'_>) -> bool {
+        let kept = self.counting.keep(inode.number(), object);
         if kept {
             self.note(inode, Flag::Kept);
         }
+        kept
+    }
+
+    /// That is not needed any more.
+    pub(super) fn give_up(&self, inode: &Inode) {
+        let shard = lock(self.shard(inode.number()));
+        let known = shard.get(&inode.number());
+        if let Some(slot) = known.filter(|slot| std::ptr::eq(&raw const *slot.inode, inode)) {
+            self.counting.note_no_more(slot.tally.get(), Flag::Kept);
+        }
+        drop(shard);
+        self.counting.give_up(inode.number());
     }
 
     /// Notes something of an inode for a later process, if it is known.

@@ -128,6 +128,13 @@ impl Counting {
         }
     }
 
+    /// It does not hold any more.
+    pub(super) fn note_no_more(&self, tally: Tally, flag: Flag) {
+        if let Some((state, place)) = self.record(tally) {
+            state.note_no_more(place, flag);
+        }
+    }
+
     /// Has a descriptor kept outside of this process; whether it is.
     pub(super) fn keep(&self, node: NodeNo, object: BorrowedFd<'_>) -> bool {
         let Some((_, keeper)) = self.outliving() else {

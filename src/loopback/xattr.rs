@@ -96,8 +96,12 @@ impl Loopback {
         let inode = self.inode(node)?;
         let name = name::text(name)?;
         let object = self.object(&inode)?;
+        if xattr::creates(flags) {
+            self.changing_attribute(object.fd(), &name);
+        }
         let _as_caller = self.changing_xattr(caller, object.fd(), &name)?;
-        xattr::set(object.fd(), &name, value, flags.cast_unsigned()).tried("setxattr")
+        let set = xattr::set(object.fd(), &name, value, flags.cast_unsigned()).tried("setxattr");
+        self.attribute_once(set, (object.fd(), &name), Some(value))
     }
 
     /// Removes an attribute, likewise.
@@ -105,8 +109,10 @@ impl Loopback {
         let inode = self.inode(node)?;
         let name = name::text(name)?;
         let object = self.object(&inode)?;
+        self.changing_attribute(object.fd(), &name);
         let _as_caller = self.changing_xattr(caller, object.fd(), &name)?;
-        xattr::remove(object.fd(), &name).tried("removexattr")
+        let removed = xattr::remove(object.fd(), &name).tried("removexattr");
+        self.attribute_once(removed, (object.fd(), &name), None)
     }
 
     /// This thread as `caller` for a change of an attribute: an access control list is the owner's.

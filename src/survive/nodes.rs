@@ -311,7 +311,13 @@ impl State {
         self.words.store(at, self.words.load(at) | flag as u64);
     }
 
-    /// Whether a change of a count that was begun is done now.
+    /// Notes that it does not hold any more.
+    pub fn note_no_more(&self, place: Place, flag: Flag) {
+        let at = self.at(place) + node::COUNT;
+        self.words.store(at, self.words.load(at) & !(flag as u64));
+    }
+
+    /// Sets a count, and the flags above it.
     pub(super) fn set_count(&self, place: Place, word: u64) {
         self.words.store(self.at(place) + node::COUNT, word);
     }

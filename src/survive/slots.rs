@@ -321,10 +321,10 @@ impl State {
         self.words.store(at + slot::REDO, 0);
     }
 
-    /// Whether the request in hand came before, to a process that is gone, and may have been done.
+    /// Whether this thread has a request in hand.
     #[must_use]
-    pub fn comes_again(&self) -> bool {
-        self.in_hand().is_some_and(|now| now.again)
+    pub fn is_in_hand(&self) -> bool {
+        self.in_hand().is_some()
     }
 
     /// Notes what the request in hand is about to do: a number that is not 0, and what else it takes to see later

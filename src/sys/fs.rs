@@ -516,6 +516,13 @@ pub fn allocate(file: BorrowedFd<'_>, mode: i32, offset: u64, len: u64) -> Resul
     rustix::fs::fallocate(file, mode, offset, len)
 }
 
+/// Whether a mode of fallocate(2) moves what comes after the range: done twice, it does so twice.
+#[must_use]
+pub fn shifts(mode: i32) -> bool {
+    let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+    mode.intersects(FallocateFlags::COLLAPSE_RANGE | FallocateFlags::INSERT_RANGE)
+}
+
 /// lseek(2) for `SEEK_DATA` and `SEEK_HOLE`; any other `whence` is the caller's own affair: EINVAL.
 pub fn seek_data_or_hole(file: BorrowedFd<'_>, offset: i64, whence: i32) -> Result<i64> {
     if !matches!(whence, libc::SEEK_DATA | libc::SEEK_HOLE) {

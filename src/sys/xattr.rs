@@ -33,6 +33,12 @@ pub fn get(object: BorrowedFd<'_>, name: &CStr, room: usize) -> Result<Answer> {
     )
 }
 
+/// Whether the flags of setxattr(2) say that the attribute must not be there.
+#[must_use]
+pub fn creates(flags: i32) -> bool {
+    XattrFlags::from_bits_retain(flags.cast_unsigned()).contains(XattrFlags::CREATE)
+}
+
 /// listxattr(2): names, each with a NUL behind it.
 pub fn list(object: BorrowedFd<'_>, room: usize) -> Result<Answer> {
     let path = ProcPath::of(object);
