@@ -50,6 +50,12 @@ find_loopfs() {
     fi
 }
 
+# install_crate ARGUMENTS: what it runs for is short, so what takes a compiler's time is left out.
+install_crate() {
+    CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo install --quiet --locked "$@"
+}
+
 # find_crate NAME VERSION: sets program to the program of that name, which is installed if it is not there.
 find_crate() {
     program=$(command -v "$1" || true)
@@ -58,7 +64,7 @@ find_crate() {
     fi
     if [[ -z $program || $("$program" --version) != "$1 $2" ]]; then
         say "installing $1 $2"
-        cargo install --quiet "$1" --version "$2" --locked
+        install_crate "$1" --version "$2"
         program=${CARGO_HOME:-$HOME/.cargo}/bin/$1
     fi
 }
@@ -79,9 +85,7 @@ find_deb() {
     if [[ -z ${LOOPFS_DEB:-} ]]; then
         if ! cargo deb --version >/dev/null 2>&1; then
             say "installing cargo-deb"
-            # It runs for a second: what takes a compiler's time is left out.
-            CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-                cargo install --quiet cargo-deb --locked
+            install_crate cargo-deb
         fi
         say "building the package"
         rm -rf "$target/debian"
