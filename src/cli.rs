@@ -18,7 +18,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Command as Definition, CommandFactory as _, Parser, ValueEnum, ValueHint};
 use log::LevelFilter;
 
-use crate::config::{Cache, Choice as _, Command, Io, Limit, LogFormat, Logging};
+use crate::config::{
+    Cache, Choice as _, Command, Io, Limit, LogFormat, Logging, RestartLimit, Supervise,
+};
 use crate::exit::{ExitCode, Failure};
 use crate::options;
 
@@ -127,6 +129,22 @@ pub struct Cli {
     /// [default: never cut off]
     #[arg(long, value_name = "SECONDS|never", value_parser = options::limit_from_text, help_heading = "Running")]
     lazy_timeout: Option<Limit>,
+
+    /// Have a second process start the one that serves again if it dies. Experimental: what was being done then may be done twice
+    /// [default: off; on if no MODE is given]
+    #[arg(
+        long,
+        value_name = "MODE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on",
+        help_heading = "Running"
+    )]
+    supervise: Option<Supervise>,
+
+    /// With --supervise: give up if it has died more than N times in a minute [default: 10]
+    #[arg(long, value_name = "N|never", value_parser = options::restart_limit_from_text, help_heading = "Running")]
+    restart_limit: Option<RestartLimit>,
 
     /// Say more: once for what loopfs does, twice for each request; without it a program in the
     /// background only warns. RUST_LOG wins over it
@@ -269,6 +287,21 @@ impl ValueEnum for Cache {
             Self::Coherent => "Changes in SRC; refused where they can't be followed",
             Self::Timed => "The passing of entry_timeout and attr_timeout",
             Self::Off => "It always asks",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
+}
+
+impl ValueEnum for Supervise {
+    fn value_variants<'a>() -> &'a [Self] {
+        Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Off => "A mount is dead when the process that serves it has died",
+            Self::On => "It is started again where that can be done, else the mount is taken down",
+            Self::Require => "It is started again; refused where that can't be done",
         };
         Some(PossibleValue::new(self.name()).help(help))
     }

@@ -54,6 +54,8 @@ pub struct Config {
     pub drain_timeout: Limit,
     /// How long open files are given after a lazy unmount from outside.
     pub lazy_timeout: Limit,
+    /// What happens when the serving process dies.
+    pub restart: Restart,
     /// What is logged, and how.
     pub logging: Logging,
     /// Options that were given and that a remount can't change, as they are written.
@@ -219,6 +221,54 @@ pub struct TreeOptions {
     pub one_file_system: bool,
     /// `forward_locks`: locks taken through the mount are taken in SRC too.
     pub forward_locks: bool,
+}
+
+/// What happens when the serving process dies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Restart {
+    /// Whether there is somebody to start it again.
+    pub supervise: Supervise,
+    /// How often that is done.
+    pub limit: RestartLimit,
+}
+
+/// Whether a process that dies is followed by another one, without anybody noticing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Supervise {
+    /// No: its mount is dead then.
+    #[default]
+    Off,
+    /// As far as that can be done; the log says what can't.
+    On,
+    /// Yes: it is an error if that can't be done.
+    Require,
+}
+
+impl Choice for Supervise {
+    const ALL: &'static [Self] = &[Self::Off, Self::On, Self::Require];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Require => "require",
+        }
+    }
+}
+
+/// How often in a minute a process that dies is followed by another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartLimit {
+    /// As often as this.
+    Times(u32),
+    /// As often as it takes.
+    Never,
+}
+
+impl Default for RestartLimit {
+    fn default() -> Self {
+        Self::Times(10)
+    }
 }
 
 /// A time limit that may be absent.

@@ -49,12 +49,7 @@ pub fn run(
     serve: impl FnOnce(&Config, Ready) -> Result<ExitCode, Failure>,
 ) -> Result<ExitCode, Failure> {
     if config.foreground {
-        return serve(
-            config,
-            Ready {
-                line: Line::default(),
-            },
-        );
+        return serve(config, Ready::by(Line::default()));
     }
     close_inherited();
     let impossible = |error: io::Error| {
@@ -82,12 +77,35 @@ pub fn run(
 }
 
 /// The right to say, once, that the mount can be used.
-#[derive(Debug)]
 pub struct Ready {
     line: Line,
+    /// Under a supervisor, which is told in place of anybody else; and whether this process goes to the background first.
+    supervisor: Option<(Told, bool)>,
 }
 
+type Told = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
 impl Ready {
+    /// For a process under a supervisor, which `tell` tells.
+    #[must_use]
+    pub fn under_supervisor(
+        config: &Config,
+        tell: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> Self {
+        Self {
+            line: Line::default(),
+            supervisor: Some((Box::new(tell), !config.foreground)),
+        }
+    }
+
+    /// To nobody but a pipe, if there is one.
+    fn by(line: Line) -> Self {
+        Self {
+            line,
+            supervisor: None,
+        }
+    }
+
     /// Says so. In the background this lets the parent return with success, and the process leaves the
     /// caller's terminal, pipes and working directory behind; in the foreground it does nothing.
     ///
@@ -95,6 +113,13 @@ impl Ready {
     /// Nobody waits any more (the parent was killed), or the surroundings can't be left. The caller
     /// ends the mount: whoever asked for it believes that it failed.
     pub fn tell(self) -> io::Result<()> {
+        if let Some((tell, background)) = self.supervisor {
+            own_session()?;
+            if background {
+                leave_surroundings()?;
+            }
+            return tell();
+        }
         let mut line = lock(&self.line.0);
         if let Some(pipe) = line.as_mut() {
             // Before the word, which lets the parent end. If it is killed in between, the word fails.
@@ -125,10 +150,7 @@ impl Line {
 
 /// What a fork does not give the child: a life of its own as far as it needs one before it is ready.
 fn become_child(parent: Pid, signals: SignalQueue) -> io::Result<()> {
-    // Opening the controlling terminal by that name is the way to ask whether there is one.
-    if File::open("/dev/tty").is_ok() {
-        own_session()?;
-    }
+    leave_terminal()?;
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
     if rustix::process::getppid() != Some(parent) {
         return Err(io::Error::other("the process that started it is gone"));
@@ -141,7 +163,7 @@ fn serve_in_child(
     line: &Line,
     serve: impl FnOnce(Ready) -> Result<ExitCode, Failure>,
 ) -> Result<ExitCode, Failure> {
-    let result = serve(Ready { line: line.clone() });
+    let result = serve(Ready::by(line.clone()));
     let Some(mut line) = line.take() else {
         return result;
     };
@@ -250,6 +272,16 @@ fn reap(child: Pid) -> io::Result<WaitStatus> {
     }
 }
 
+/// Makes this process the leader of a session of its own if there is a terminal: what is typed there is for the process that it was
+/// started by.
+pub(crate) fn leave_terminal() -> io::Result<()> {
+    // Opening the controlling terminal by that name is the way to ask whether there is one.
+    if File::open("/dev/tty").is_ok() {
+        own_session()?;
+    }
+    Ok(())
+}
+
 /// Makes this process the leader of a session of its own, if it is not.
 fn own_session() -> io::Result<()> {
     match rustix::process::setsid() {
@@ -346,10 +378,6 @@ mod tests {
 
     #[test]
     fn in_the_foreground_nobody_is_told() {
-        Ready {
-            line: Line::default(),
-        }
-        .tell()
-        .unwrap();
+        Ready::by(Line::default()).tell().unwrap();
     }
 }

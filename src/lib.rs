@@ -9,14 +9,14 @@
 //!
 //! - [`cli`], [`options`]: what was typed; [`config`]: what was meant; [`exit`]: what is returned;
 //! - [`daemon`], [`logging`]: going to the background, and being heard from there;
-//! - [`service`]: what systemd(1) is told;
+//! - [`service`]: what systemd(1) is told; [`supervise`]: who goes on when the serving process dies;
 //! - [`mount`]: prepare, attach, serve once, detach. The only place that knows everybody;
 //! - [`look`]: the commands that look at mounts which are there;
 //! - [`lifecycle`]: how it ends; [`attach`]: the mount in the mount table;
 //! - [`mod@fuse`]: the only place that names fuser; [`op`]: the operations;
 //! - [`loopback`]: the file system, plain functions without a transport;
 //! - [`survive`]: what outlives the process, for the next one to go on with;
-//! - [`policy`]: rules over values; [`observe`]: counters and faults; [`error`]: errno and what was
+//! - [`record`]: values as bytes, for another process; [`policy`]: rules over values; [`observe`]: counters and faults; [`error`]: errno and what was
 //!   tried; [`sync`]: std's primitives or loom's; [`sys`]: system calls, the only `unsafe`.
 
 pub mod attach;
@@ -35,7 +35,9 @@ pub mod observe;
 pub mod op;
 pub mod options;
 pub mod policy;
+pub mod record;
 pub mod service;
+pub mod supervise;
 pub mod survive;
 pub mod sync;
 pub mod sys;

@@ -4,9 +4,10 @@
 use std::process;
 
 use loopfs::cli::{Asked, Cli, Environment};
-use loopfs::config::Task;
+use loopfs::config::{Supervise, Task};
 use loopfs::exit::{ExitCode, Failure};
-use loopfs::{attach, daemon, logging, look, mount};
+use loopfs::supervise::Supervisor;
+use loopfs::{attach, daemon, logging, look, mount, supervise};
 
 fn main() -> process::ExitCode {
     run()
@@ -24,9 +25,17 @@ fn run() -> Result<ExitCode, Failure> {
         Some(Asked::Mount(cli)) => cli,
     };
     logging::init(&cli.logging());
+    if let Some(supervisor) = Supervisor::of_this_process()? {
+        // The supervisor tells what went wrong, and ends with the same status.
+        let result = mount::serve_under(*cli, &supervisor);
+        return Ok(result.unwrap_or_else(|failure| failure.code));
+    }
     cli.enter_namespace()?;
     let config = cli.resolve(&Environment::current())?;
     match config.task {
+        Task::Serve if config.restart.supervise != Supervise::Off => {
+            daemon::run(&config, supervise::run)
+        }
         Task::Serve => daemon::run(&config, mount::serve),
         Task::Remount => attach::remount(&config)
             .map(|()| ExitCode::Success)

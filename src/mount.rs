@@ -3,28 +3,40 @@
 //! The order is what makes it safe. Signals are recorded before there is anything to take down.
 //! The mount is served and tried out while nobody can see it, and published last: a start-up that
 //! fails has touched nothing. From then on the control thread alone decides when it is over.
+//!
+//! Under a supervisor the same is done by a process that others may follow, each of which goes on where the last one was killed
+//! ([`serve_under`]). `means` is what all of them need before they serve.
 
+mod means;
+
+use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::attach::{self, Attachment, DeviceNumber, Pending};
-use crate::config::{Cache, Config, Io};
+use crate::attach::{self, Attachment, Pending};
+use crate::cli::{Cli, Environment};
+use crate::config::Config;
 use crate::daemon::Ready;
 use crate::exit::{ExitCode, Failure};
-use crate::fuse::{self, Ended, Server};
+use crate::fuse::{Ended, Server};
 use crate::lifecycle::{
-    self, Cause, Detach, Detached, Ending, Gate, Identity, Limits, Mounted, Served, Shutdown,
+    self, Cause, Detach, Detached, Ending, Gate, Identity, Limits, Mounted, Past, Served, Shutdown,
     Signals,
 };
-use crate::loopback::{Loopback, Settings};
-use crate::observe::faults::{self, Faults};
+use crate::loopback::Loopback;
 use crate::observe::{Counters, Outcome};
 use crate::service::{Service, View};
+use crate::supervise::{Duty, Estate, Inheritance, Supervisor};
+use crate::survive::{State, Survival, Unreadable};
 use crate::sync::{Arc, OnceLock};
 use crate::sys;
+use means::{
+    check_surroundings, check_wishes, is_restartable, keep_covered, open_source, open_to_survive,
+    options, shield,
+};
 
 /// How long a mount may take to leave the table after its connection has ended. `umount -f` and
 /// `umount -l -f` cut the connection first: a dead mount that is taken away at once would be taken
@@ -34,167 +46,95 @@ const FORCED_UNMOUNT: Duration = Duration::from_millis(100);
 /// Mounts, serves until the end, and takes everything down again. `ready` is told once the mount
 /// can be used; an error before that leaves nothing behind.
 pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
-    let signals = Signals::install().map_err(|error| system("can't take over signals", &error))?;
-    let file_limit = check_surroundings()?;
-    if config.serving.low_latency {
-        check_low_latency()?;
-    }
-    let tree = open_source(config, file_limit)?;
-    stop_if_asked(&signals)?;
+    let signals = install_signals()?;
+    check_surroundings(config)?;
+    let running = make(config, &signals, None)?;
+    running.until_the_end(config, signals, ready, None)
+}
+
+/// The same for the process that serves under a supervisor: it makes the mount, or goes on with the one that another process
+/// has served, which is dead.
+pub fn serve_under(cli: Cli, supervisor: &Supervisor) -> Result<ExitCode, Failure> {
+    let signals = install_signals()?;
+    // What the supervisor holds back for itself its child inherits.
+    sys::process::let_signals_in().map_err(|error| system("can't take over signals", &error))?;
+    let Duty {
+        paths,
+        root,
+        inheritance,
+    } = supervisor.duty()?;
+    let inherited = inheritance.is_some();
+    let result = cli
+        .resolve_again(&Environment::current(), paths)
+        .and_then(|config| {
+            check_surroundings(&config)?;
+            let running = match inheritance {
+                None => make(&config, &signals, Some(supervisor)),
+                Some(inheritance) => go_on(&config, supervisor, &root, inheritance),
+            }?;
+            let told = supervisor.clone();
+            let ready = Ready::under_supervisor(&config, move || told.ready());
+            running.until_the_end(&config, signals, ready, Some(supervisor))
+        });
+    supervisor.ended(&result, inherited);
+    result
+}
+
+fn install_signals() -> Result<Signals, Failure> {
+    Signals::install().map_err(|error| system("can't take over signals", &error))
+}
+
+/// A mount that is served.
+struct Running {
+    tree: Arc<Loopback>,
+    gate: Arc<Gate>,
+    counters: Arc<Counters>,
+    shutdown: Shutdown,
+    serving: JoinHandle<()>,
+    attachment: Arc<Attachment>,
+    /// Another process can go on with it.
+    restartable: bool,
+    /// For how long the process before this one had been on its way out.
+    draining_for: Duration,
+}
+
+/// Makes the mount, serves it, tries it out and makes it visible.
+fn make(
+    config: &Config,
+    signals: &Signals,
+    supervisor: Option<&Supervisor>,
+) -> Result<Running, Failure> {
+    let state = supervisor.map(|_| new_state()).transpose()?;
+    let tree = match (supervisor, &state) {
+        (Some(supervisor), Some(state)) => {
+            let survival = Survival {
+                state: Arc::clone(state),
+                keeper: Arc::new(supervisor.clone()),
+                kept: HashMap::new(),
+            };
+            open_to_survive(config, &config.source, survival)?
+        }
+        _ => open_source(config)?,
+    };
+    stop_if_asked(signals)?;
     let mut pending = attach::prepare(config)?;
-    let covered = pending.covered();
+    let covered = keep_covered(config, pending.covered());
+    let heir = covered.as_ref().and_then(|it| it.try_clone().ok());
     if let Some(device) = pending.device_number() {
-        shield(&tree, config, device, covered);
+        shield(&tree, device, covered);
     }
     let gate = Arc::new(Gate::new());
     let counters = Arc::new(Counters::new());
     let device = pending.take_device()?;
-    let server = handshake(config, &tree, device, &gate, &counters)?;
-    log::info!("{}; {}", server.negotiated(), tree.describe());
-    let shutdown = Shutdown::new().map_err(|error| system("can't make an eventfd", &error))?;
-    let lost = shutdown.clone();
-    Server::on_lost_loop(move || lost.request(Cause::ServingFailed));
-    let mounted = Arc::new(OnceLock::new());
-    let serving = start_serving(server, shutdown.clone(), Arc::clone(&mounted))?;
-    // Said before it is true: whoever unmounts in the very moment of the publishing ends a mount
-    // that was there, not a start-up. Nothing acts on it before the control thread runs.
-    shutdown.started();
-    // A failure takes the mount with it. The serving thread is not waited for: somebody may be in
-    // a mount that was visible already, and this process ends now anyway.
-    let attachment = Arc::new(publish(pending, &signals)?);
-    // A program in the background has told its caller already, and is nobody's service.
-    let service =
-        Service::of_this_process(&config.source, &config.target).filter(|_| config.foreground);
-    if let Some(service) = &service {
-        let device = attachment.device_number();
-        service.check_visible((device.major, device.minor))?;
-    }
-    let _ = mounted.set(Arc::clone(&attachment));
-    let limits = Limits {
-        drain: config.drain_timeout,
-        lazy: config.lazy_timeout,
-        ..Limits::default()
-    };
-    let ours: Arc<dyn Mounted> = Arc::new(Ours(Arc::clone(&attachment)));
-    let control =
-        lifecycle::spawn_control(signals, shutdown.clone(), ours, Arc::clone(&gate), limits)
-            .map_err(|error| system("can't start the control thread", &error))?;
-    log::info!(
-        "serving {} at {}",
-        config.source.display(),
-        config.target.display()
-    );
-    let unheard = ready.tell().err();
-    if unheard.is_some() {
-        // Whoever asked for the mount believes that it failed: then it must not be there.
-        shutdown.request(Cause::StartupFailed(ExitCode::System));
-    }
-
-    let telling = service.and_then(|service| {
-        let look = looking(&shutdown, &tree, &counters, &gate);
-        service
-            .ready(look)
-            .inspect_err(|error| log::warn!("can't start the thread that tells systemd: {error}"))
-            .ok()
-    });
-    let ending = joined(control);
-    drop(telling);
-    if let Ending::Finished(_) = ending {
-        // Serving has ended: this waits for nothing but the thread's last steps.
-        let _ = serving.join();
-    }
-    attachment.remove_made_target();
-    say_what_was(&tree, &counters);
-    match unheard {
-        None => Ok(ending.exit_code()),
-        Some(error) => Err(system("can't say that the mount is ready", &error)),
-    }
-}
-
-/// What loopfs can't do without, and what it takes of its surroundings: the number of files that it
-/// may have open, and no limit on their sizes.
-fn check_surroundings() -> Result<u64, Failure> {
-    if !sys::fs::proc_works() {
-        let text =
-            "/proc is not mounted, and files are opened through it: mount -t proc proc /proc";
-        return Err(Failure::new(ExitCode::System, text));
-    }
-    if let Some(limit) = sys::limits::lift_file_size_limit() {
-        log::warn!(
-            "no file can be written beyond {limit} bytes: this process is limited (ulimit -H -f)"
-        );
-    }
-    Ok(sys::fs::raise_file_limit())
-}
-
-/// Whether `--low-latency` can be had.
-fn check_low_latency() -> Result<(), Failure> {
-    let asked = sys::cpu_latency::NoDeepSleep::request();
-    asked.map(drop).map_err(|error| {
-        let device = sys::cpu_latency::DEVICE;
-        let text =
-            format!("--low-latency: {device}: {error}; it takes root, or leave the option out");
-        Failure::new(ExitCode::System, text)
-    })
-}
-
-fn open_source(config: &Config, file_limit: u64) -> Result<Arc<Loopback>, Failure> {
-    let settings = Settings {
-        file_limit,
-        one_file_system: config.tree.one_file_system,
-        noatime: config.mount.noatime,
-    };
-    Loopback::open(&config.source, &settings)
-        .map(Arc::new)
-        .map_err(|error| {
-            let text = format!(
-                "SRC '{}' can't be opened: {}: serve it as a user who may read it",
-                config.source.display(),
-                error.errno()
-            );
-            Failure::new(ExitCode::MountFailed, text)
-        })
-}
-
-/// Tells the tree where its own mount is, so that it is never entered. What it covers can only be
-/// seen below SRC if it lies there; elsewhere its descriptor would just keep a file system busy.
-fn shield(tree: &Loopback, config: &Config, device: DeviceNumber, covered: Option<OwnedFd>) {
-    let covered = covered.filter(|_| config.target.starts_with(&config.source));
-    tree.shield(sys::fs::device_number(device.major, device.minor), covered);
-}
-
-fn handshake(
-    config: &Config,
-    tree: &Arc<Loopback>,
-    device: OwnedFd,
-    gate: &Arc<Gate>,
-    counters: &Arc<Counters>,
-) -> Result<Server, Failure> {
-    let list = std::env::var(faults::VARIABLE).unwrap_or_default();
-    let faults = Faults::parse(&list).map_err(|word| {
-        let text = format!(
-            "{}: '{word}' is no fault; write OPERATION=panic or =ERRNO",
-            faults::VARIABLE
-        );
-        Failure::new(ExitCode::Usage, text)
-    })?;
-    let options = fuse::Options {
-        threads: config.serving.threads,
-        io: config.serving.io,
-        listing: config.serving.listing,
-        caching: config.caching,
-        kernel_checks: config.mount.default_permissions,
-        root_and_owner_only: config.mount.allow_root && !config.mount.allow_other,
-        forward_locks: config.tree.forward_locks,
-        low_latency: config.serving.low_latency,
-        faults,
-    };
+    let heirloom = supervisor.map(|_| device.try_clone()).transpose();
+    let heirloom = heirloom.map_err(|error| system("can't share the connection", &error))?;
+    let options = options(config, supervisor.is_some())?;
     let server = Server::handshake(
-        Arc::clone(tree),
+        Arc::clone(&tree),
         device,
         &options,
-        Arc::clone(gate),
-        Arc::clone(counters),
+        Arc::clone(&gate),
+        Arc::clone(&counters),
     )
     .map_err(|error| {
         system(
@@ -202,19 +142,219 @@ fn handshake(
             &error,
         )
     })?;
-    if let Some(why) = server.lacks_passthrough()
-        && config.serving.io == Io::Passthrough
-    {
-        let text = format!("io=passthrough can't be had: {why}; or leave it to io=auto");
-        return Err(Failure::new(ExitCode::MountFailed, text));
+    check_wishes(config, &server)?;
+    log::info!("{}; {}", server.negotiated(), tree.describe());
+    let mut restartable = false;
+    if let (Some(supervisor), Some(device)) = (supervisor, heirloom) {
+        restartable = is_restartable(config, &tree, &server)?;
+        let attachment = pending.handover().map_err(|errno| {
+            let what = "can't hand the mount over to the supervisor";
+            system(what, &errno.into())
+        })?;
+        supervisor.hand_over(Estate {
+            restartable,
+            terms: server.terms(),
+            attachment,
+            device,
+            covered: heir.as_ref().map(AsFd::as_fd),
+            memory: state.as_ref().map(|state| state.as_fd()),
+        })?;
     }
-    if let Some(why) = server.lacks_coherence()
-        && config.caching.mode == Cache::Coherent
-    {
-        let text = format!("cache=coherent can't be had: {why}; or leave it to cache=auto");
-        return Err(Failure::new(ExitCode::MountFailed, text));
+    let shutdown = new_shutdown()?;
+    let mounted = Arc::new(OnceLock::new());
+    let broken = broken(restartable, &shutdown);
+    let serving = start_serving(server, shutdown.clone(), Arc::clone(&mounted), broken)?;
+    // Said before it is true: whoever unmounts in the very moment of the publishing ends a mount
+    // that was there, not a start-up. Nothing acts on it before the control thread runs.
+    shutdown.started();
+    // A failure takes the mount with it. The serving thread is not waited for: somebody may be in
+    // a mount that was visible already, and this process ends now anyway.
+    let attachment = Arc::new(publish(pending, signals)?);
+    if let Some(service) = service(config) {
+        let device = attachment.device_number();
+        service.check_visible((device.major, device.minor))?;
     }
-    Ok(server)
+    let _ = mounted.set(Arc::clone(&attachment));
+    Ok(Running {
+        tree,
+        gate,
+        counters,
+        shutdown,
+        serving,
+        attachment,
+        restartable,
+        draining_for: Duration::ZERO,
+    })
+}
+
+/// Goes on serving a mount that is there, as soon as the process is dead that has served it. `root` is SRC.
+fn go_on(
+    config: &Config,
+    supervisor: &Supervisor,
+    root: &OwnedFd,
+    inheritance: Inheritance,
+) -> Result<Running, Failure> {
+    let attachment = Attachment::take_over(inheritance.attachment)
+        .ok_or_else(|| Failure::new(ExitCode::Internal, "can't tell which mount it is"))?;
+    let attachment = Arc::new(attachment);
+    let options = options(config, true)?;
+    let state = inheritance
+        .memory
+        .ok_or(Unreadable::NotOurs)
+        .and_then(State::open)
+        .map_err(|error| Failure::new(ExitCode::Internal, error.to_string()))?;
+    supervisor.wait_for_turn()?;
+    let survival = Survival {
+        state: Arc::new(state),
+        keeper: Arc::new(supervisor.clone()),
+        kept: inheritance.kept,
+    };
+    let path = sys::fs::ProcPath::of(root.as_fd()).to_path();
+    let tree = open_to_survive(config, &path, survival)?;
+    let device = attachment.device_number();
+    shield(&tree, device, inheritance.covered);
+    let gate = Arc::new(Gate::new());
+    let counters = Arc::new(Counters::new());
+    let server = Server::resume(
+        Arc::clone(&tree),
+        inheritance.device,
+        inheritance.terms,
+        &options,
+        Arc::clone(&gate),
+        Arc::clone(&counters),
+    )
+    .map_err(|error| system("can't go on with the connection", &error))?;
+    log::debug!("{}; {}", server.negotiated(), tree.describe());
+    let shutdown = new_shutdown()?;
+    if !shutdown.resumed(inheritance.state) {
+        let text = "the connection was being cut";
+        return Err(Failure::new(ExitCode::Internal, text));
+    }
+    let mounted = Arc::new(OnceLock::from(Arc::clone(&attachment)));
+    let broken = broken(true, &shutdown);
+    let serving = start_serving(server, shutdown.clone(), mounted, broken)?;
+    Ok(Running {
+        tree,
+        gate,
+        counters,
+        shutdown,
+        serving,
+        attachment,
+        restartable: true,
+        draining_for: inheritance.draining_for,
+    })
+}
+
+impl Running {
+    /// Says that it can be used, and sees it to its end.
+    fn until_the_end(
+        self,
+        config: &Config,
+        signals: Signals,
+        ready: Ready,
+        supervisor: Option<&Supervisor>,
+    ) -> Result<ExitCode, Failure> {
+        let Self {
+            tree,
+            gate,
+            counters,
+            shutdown,
+            serving,
+            attachment,
+            restartable,
+            draining_for,
+        } = self;
+        let limits = Limits {
+            drain: config.drain_timeout,
+            lazy: config.lazy_timeout,
+            ..Limits::default()
+        };
+        let ours: Arc<dyn Mounted> = Arc::new(Ours(Arc::clone(&attachment)));
+        let past = match supervisor.cloned() {
+            None => Past::default(),
+            Some(supervisor) => Past {
+                told: Box::new(move |state| supervisor.stands(state)),
+                draining_for,
+            },
+        };
+        let control = lifecycle::spawn_control(
+            signals,
+            shutdown.clone(),
+            ours,
+            Arc::clone(&gate),
+            limits,
+            past,
+        )
+        .map_err(|error| system("can't start the control thread", &error))?;
+        if let Some(supervisor) = supervisor {
+            supervisor
+                .obey(shutdown.clone(), Arc::clone(&gate))
+                .map_err(|error| system("can't start a thread", &error))?;
+        }
+        log::info!(
+            "serving {} at {}",
+            config.source.display(),
+            config.target.display()
+        );
+        let unheard = ready.tell().err();
+        if unheard.is_some() {
+            // Whoever asked for the mount believes that it failed: then it must not be there.
+            shutdown.request(Cause::StartupFailed(ExitCode::System));
+        }
+
+        let telling = service(config).and_then(|service| {
+            let look = looking(&shutdown, &tree, &counters, &gate);
+            service
+                .ready(look)
+                .inspect_err(|error| {
+                    log::warn!("can't start the thread that tells systemd: {error}");
+                })
+                .ok()
+        });
+        let ending = joined(control, restartable);
+        drop(telling);
+        if let Ending::Finished(_) = ending {
+            // Serving has ended: this waits for nothing but the thread's last steps.
+            let _ = serving.join();
+        }
+        attachment.remove_made_target();
+        say_what_was(&tree, &counters);
+        match unheard {
+            None => Ok(ending.exit_code()),
+            Some(error) => Err(system("can't say that the mount is ready", &error)),
+        }
+    }
+}
+
+/// Whoever started this process as a service. A program in the background has told its caller already, and is nobody's.
+fn service(config: &Config) -> Option<Service> {
+    Service::of_this_process(&config.source, &config.target).filter(|_| config.foreground)
+}
+
+fn new_state() -> Result<Arc<State>, Failure> {
+    State::create()
+        .map(Arc::new)
+        .map_err(|error| system("can't make memory that outlives the process", &error))
+}
+
+fn new_shutdown() -> Result<Shutdown, Failure> {
+    Shutdown::new().map_err(|error| system("can't make an eventfd", &error))
+}
+
+/// What is done when serving has failed, or an event loop is lost: the mount goes, or this process alone, if another one can
+/// do better.
+fn broken(restartable: bool, shutdown: &Shutdown) -> Arc<dyn Fn() + Send + Sync> {
+    if restartable {
+        return Arc::new(|| leave_it_to_the_next());
+    }
+    let lost = shutdown.clone();
+    Arc::new(move || lost.request(Cause::ServingFailed))
+}
+
+/// Ends this process, and no more: the mount stays for the next one.
+fn leave_it_to_the_next() -> ! {
+    log::logger().flush();
+    std::process::exit(i32::from(ExitCode::Internal as u8))
 }
 
 /// Serves on a thread of its own, and tells `shutdown` when that is over.
@@ -222,12 +362,18 @@ fn start_serving(
     server: Server,
     shutdown: Shutdown,
     mounted: Arc<OnceLock<Arc<Attachment>>>,
+    broken: Arc<dyn Fn() + Send + Sync>,
 ) -> Result<JoinHandle<()>, Failure> {
+    let lost = Arc::clone(&broken);
+    Server::on_lost_loop(move || lost());
     let serve = move || {
         if let Err(error) = sys::process::leave_signals_to_others() {
             log::warn!("signals may interrupt requests: {error}");
         }
         let how = how_it_ended(server.run());
+        if how == Served::Failed {
+            broken();
+        }
         let present = mounted
             .get()
             .is_some_and(|mount| mount.stays(FORCED_UNMOUNT));
@@ -289,7 +435,10 @@ fn looking(
     }
 }
 
-fn joined(control: JoinHandle<Ending>) -> Ending {
+fn joined(control: JoinHandle<Ending>, restartable: bool) -> Ending {
+    if restartable {
+        return control.join().unwrap_or_else(|_| leave_it_to_the_next());
+    }
     // A panic of the control thread is a bug that must not pass for an orderly end. Unwinding from
     // here drops the attachment, which detaches the mount.
     control.join().unwrap_or_else(|panic| resume_unwind(panic))

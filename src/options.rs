@@ -14,12 +14,12 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
-use crate::config::{Cache, Caching, Io, Limit, Listing, MountOptions, TreeOptions};
+use crate::config::{Cache, Caching, Io, Limit, Listing, MountOptions, Restart, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 
 use table::Effect;
 pub use table::{TABLE, Word};
-pub(crate) use value::{limit_from_text, threads_from_text};
+pub(crate) use value::{limit_from_text, restart_limit_from_text, threads_from_text};
 
 /// What the defaults and the `-o` lists came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct Options {
     pub drain_timeout: Limit,
     /// How long open files are given after a lazy unmount from outside.
     pub lazy_timeout: Limit,
+    /// What happens when the serving process dies.
+    pub restart: Restart,
     /// Number of event loops, if a list named one.
     pub threads: Option<NonZeroUsize>,
     /// `io=`.
@@ -88,6 +90,7 @@ impl Options {
             tree: TreeOptions::default(),
             drain_timeout: Limit::After(Duration::from_secs(10)),
             lazy_timeout: Limit::Never,
+            restart: Restart::default(),
             threads: None,
             io: None,
             listing: Listing::Auto,

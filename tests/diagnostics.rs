@@ -25,6 +25,9 @@ const OTHERS: &[&str] = &[
     "Operation not permitted",
     // A mistake in the program, which nobody who uses it can make.
     "the FUSE connection was taken already",
+    "can't tell which mount it is",
+    "can't go on with the connection",
+    "the connection was being cut",
 ];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {

@@ -26,7 +26,7 @@ _loopfs() {
 
     case "${cmd}" in
         loopfs)
-            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --cache --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --verbose --debug --log-format --help --version list"
+            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --cache --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --supervise --restart-limit --verbose --debug --log-format --help --version list"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -53,6 +53,14 @@ _loopfs() {
                     return 0
                     ;;
                 --lazy-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --supervise)
+                    COMPREPLY=($(compgen -W "off on require" -- "${cur}"))
+                    return 0
+                    ;;
+                --restart-limit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

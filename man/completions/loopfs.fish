@@ -26,6 +26,10 @@ none\t'It always asks'"
 complete -c loopfs -n "__fish_loopfs_needs_command" -l threads -d 'Serve with N threads, 1 to 64 [default: one for each CPU, at least 2, at most 4]' -r
 complete -c loopfs -n "__fish_loopfs_needs_command" -l drain-timeout -d 'How long open files may delay the end that a signal asks for [default: 10]' -r
 complete -c loopfs -n "__fish_loopfs_needs_command" -l lazy-timeout -d 'How long open files may go on working after an unmount from outside with -l or -z [default: never cut off]' -r
+complete -c loopfs -n "__fish_loopfs_needs_command" -l supervise -d 'Have a second process start the one that serves again if it dies. Experimental: what was being done then may be done twice [default: off; on if no MODE is given]' -r -f -a "off\t'A mount is dead when the process that serves it has died'
+on\t'It is started again where that can be done, else the mount is taken down'
+require\t'It is started again; refused where that can\'t be done'"
+complete -c loopfs -n "__fish_loopfs_needs_command" -l restart-limit -d 'With --supervise: give up if it has died more than N times in a minute [default: 10]' -r
 complete -c loopfs -n "__fish_loopfs_needs_command" -l log-format -d 'The shape of messages on stderr' -r -f -a "auto\t'As journal if stderr is the journal\'s, else as text'
 text\t'Lines for people'
 journal\t'Lines with a syslog priority in front'

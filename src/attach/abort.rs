@@ -43,6 +43,16 @@ impl AbortFile {
         Ok(Self(detached.or_else(|_| usual())?))
     }
 
+    /// The file that another process has opened and handed over.
+    pub(crate) fn of(file: OwnedFd) -> Self {
+        Self(file)
+    }
+
+    /// Another descriptor of it, to hand over.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd, Errno> {
+        rustix::io::fcntl_dupfd_cloexec(&self.0, 0)
+    }
+
     /// Aborts the connection: every request ends with ENOTCONN, the daemon's reads with ENODEV.
     pub(crate) fn abort(&self) -> io::Result<()> {
         rustix::io::write(&self.0, b"1")

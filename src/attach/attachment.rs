@@ -205,6 +205,11 @@ impl Attachment {
     pub(super) fn identity(&self) -> &Identity {
         &self.identity
     }
+
+    /// What goes with it to whoever takes it over: the abort file, and MNT if it was made.
+    pub(super) fn belongings(&self) -> (Option<&AbortFile>, Option<&MadeDirectory>) {
+        (self.abort.as_ref(), self.made.as_ref())
+    }
 }
 
 impl Drop for Attachment {

@@ -12,12 +12,14 @@
 //! - `mountinfo`, `table`: which line of the mount table is ours;
 //! - `remount`: changing the flags of one that is there;
 //! - `detach`, `attachment`: taking it down, exactly;
+//! - `handover`: a mount that another process takes over;
 //! - `abort`: ending our connection; `error`: one line for everything that goes wrong.
 
 mod abort;
 mod attachment;
 mod detach;
 mod error;
+mod handover;
 mod helper;
 mod kernel;
 mod remount;
@@ -38,6 +40,7 @@ use rustix::thread::CapabilitySet;
 pub use attachment::Attachment;
 pub use detach::{Detach, Detached};
 pub use error::{AttachError, AttachErrorKind};
+pub use handover::Handover;
 pub use mountinfo::DeviceNumber;
 pub use remount::remount;
 

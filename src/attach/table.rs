@@ -107,6 +107,31 @@ impl Identity {
         Ok(ours)
     }
 
+    /// The mount that another process has told of.
+    pub(super) fn from_parts(
+        unique: Option<u64>,
+        recycled: u64,
+        device: DeviceNumber,
+        label: Label,
+    ) -> Self {
+        Self {
+            unique,
+            recycled,
+            device,
+            label,
+        }
+    }
+
+    /// The id that no other mount ever gets, where the kernel has such.
+    pub(super) fn unique_id(&self) -> Option<u64> {
+        self.unique
+    }
+
+    /// How it is named in the mount table.
+    pub(super) fn label(&self) -> &Label {
+        &self.label
+    }
+
     /// Device of our file system.
     pub(crate) fn device(&self) -> DeviceNumber {
         self.device

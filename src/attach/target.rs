@@ -17,6 +17,7 @@ use super::error::{AttachError, AttachErrorKind as Kind, says, shown};
 use super::mountinfo::{self, Entry};
 use super::table::{self, Identity};
 use crate::config::Config;
+use crate::record::{Reader, Writer};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::ask::{Question, ask};
 
@@ -296,6 +297,31 @@ impl MadeDirectory {
             }
             Err(Errno::EXIST) => Ok(None),
             Err(errno) => Err(errno),
+        }
+    }
+
+    /// The one at `path` that another process has made and told of.
+    pub(super) fn read(path: PathBuf, reader: &mut Reader<'_>) -> Option<Self> {
+        let object = match reader.number()? {
+            0_u8 => None,
+            _ => Some((reader.number()?, reader.number()?, reader.number()?)),
+        };
+        Some(Self {
+            path,
+            object,
+            removed: AtomicBool::new(false),
+        })
+    }
+
+    /// Tells another process of it.
+    pub(super) fn write(&self, writer: Writer) -> Writer {
+        match self.object {
+            None => writer.number(0_u8),
+            Some((major, minor, inode)) => writer
+                .number(1_u8)
+                .number(major)
+                .number(minor)
+                .number(inode),
         }
     }
 

@@ -43,7 +43,7 @@ impl Place {
         self.folder.path().join("mnt")
     }
 
-    fn config(&self) -> Config {
+    pub(super) fn config(&self) -> Config {
         Config {
             task: Task::Serve,
             source: "/the source\n#\\040".into(),
@@ -80,6 +80,7 @@ impl Place {
             },
             tree: TreeOptions::default(),
             drain_timeout: Limit::Never,
+            restart: crate::config::Restart::default(),
             lazy_timeout: Limit::Never,
             logging: Logging {
                 level: log::LevelFilter::Off,

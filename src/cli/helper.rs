@@ -90,6 +90,8 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Fai
         foreground: false,
         threads: None,
         drain_timeout: None,
+        supervise: None,
+        restart_limit: None,
         lazy_timeout: None,
         verbose: helper.verbose,
         debug: false,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::config::{Cache, Caching, Config, MountOptions, Serving, Task, TreeOptions};
+use crate::config::{Cache, Caching, Config, MountOptions, Restart, Serving, Task, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 use crate::options::Options;
 use crate::sys::fs::restrictions_at;
@@ -74,6 +74,27 @@ impl Cli {
     /// One line: a mount option that is wrong ([`ExitCode::Usage`]), or SRC or MNT that can't be used
     /// ([`ExitCode::MountFailed`]).
     pub fn resolve(self, environment: &Environment) -> Result<Config, Failure> {
+        self.resolve_at(environment, None)
+    }
+
+    /// The same with SRC and MNT as another process has found them. Neither is looked at: what leads to SRC may be covered by the
+    /// very mount that is to be served.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_again(
+        self,
+        environment: &Environment,
+        (source, target): (PathBuf, PathBuf),
+    ) -> Result<Config, Failure> {
+        self.resolve_at(environment, Some((source, target)))
+    }
+
+    fn resolve_at(
+        self,
+        environment: &Environment,
+        found: Option<(PathBuf, PathBuf)>,
+    ) -> Result<Config, Failure> {
         let logging = self.logging();
         let defaults = || Options::defaults(environment.privileged);
         // What is wrong with the words is said before SRC is looked at, which may change what they add to.
@@ -83,13 +104,22 @@ impl Cli {
             (false, true) => Task::Remount,
             (false, false) => Task::Serve,
         };
-        let source = match task {
-            // It may have gone, or be what the mount table shows in its place.
-            Task::Remount => self.source.clone(),
-            Task::Serve | Task::Check => source(&self.source)?,
+        let (source, target, mount) = match (found, task) {
+            (Some((source, target)), _) => (source, target, defaults().mount),
+            // SRC may have gone, or be what the mount table shows in its place.
+            (None, Task::Remount) => (
+                self.source.clone(),
+                target(&self.target)?,
+                as_strict_as(&self.source, defaults().mount),
+            ),
+            (None, Task::Serve | Task::Check) => {
+                let source = source(&self.source)?;
+                let mount = as_strict_as(&source, defaults().mount);
+                (source, target(&self.target)?, mount)
+            }
         };
         let mut options = self.listed(Options {
-            mount: as_strict_as(&source, defaults().mount),
+            mount,
             ..defaults()
         })?;
         for remark in &options.remarks {
@@ -107,7 +137,7 @@ impl Cli {
         Ok(Config {
             task,
             source,
-            target: target(&self.target)?,
+            target,
             foreground: self.foreground || self.debug,
             make_target: self.mkdir,
             replace_stale: self.replace_stale,
@@ -128,6 +158,10 @@ impl Cli {
             },
             drain_timeout: self.drain_timeout.unwrap_or(options.drain_timeout),
             lazy_timeout: self.lazy_timeout.unwrap_or(options.lazy_timeout),
+            restart: Restart {
+                supervise: self.supervise.unwrap_or(options.restart.supervise),
+                limit: self.restart_limit.unwrap_or(options.restart.limit),
+            },
             logging,
             lasting,
         })

@@ -23,7 +23,7 @@ use super::reply::{Found, time_of};
 use super::serve::{Asker, Respond, Service, Step};
 use super::spare::Spare;
 use super::workers::Workers;
-use super::{Options, convert};
+use super::{Agreed, Options, Terms, convert};
 use crate::config::{Caching, Listing};
 use crate::error::{Errno as CoreErrno, Result};
 use crate::loopback::attr::Changes;
@@ -34,7 +34,7 @@ use crate::loopback::lock::Range;
 use crate::loopback::lookup::Entry;
 use crate::loopback::{Caller, Loopback};
 use crate::op::Op;
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, OnceLock};
 use crate::sys::features;
 use crate::sys::fs::{FileType, WriteMode, open_flags};
 
@@ -58,7 +58,9 @@ pub(super) struct Adapter {
     caching: Caching,
     listing: Listing,
     kernel_checks: bool,
-    negotiated: Arc<Mutex<String>>,
+    restartable: bool,
+    /// What another process has agreed on, if one has; where to tell what is agreed; whether the kernel is told of changes.
+    terms: (Option<Terms>, Arc<OnceLock<Agreed>>, bool),
     spare: Spare,
 }
 
@@ -90,13 +92,14 @@ impl Adapter {
         forward: Option<Arc<Forward>>,
         opener: Opener,
         options: &Options,
-        negotiated: Arc<Mutex<String>>,
+        terms: (Option<Terms>, Arc<OnceLock<Agreed>>, bool),
     ) -> Self {
         let Options {
             caching,
             listing,
             kernel_checks,
             threads,
+            restartable,
             ..
         } = *options;
         Self {
@@ -108,7 +111,8 @@ impl Adapter {
             caching,
             listing,
             kernel_checks,
-            negotiated,
+            restartable,
+            terms,
             spare: Spare::of(threads),
         }
     }
@@ -240,19 +244,30 @@ impl Adapter {
         if self.forward.is_some() {
             wanted.extend([InitFlags::FUSE_POSIX_LOCKS, InitFlags::FUSE_FLOCK_LOCKS]);
         }
+        if self.restartable {
+            wanted.push(InitFlags::FUSE_HAS_RESEND);
+        }
         wanted
+    }
+
+    /// Whether the kernel is still to be asked for this: what another process did without stays unused.
+    fn is_open(&self, capability: InitFlags) -> bool {
+        let (begun_on, ..) = &self.terms;
+        begun_on.is_none_or(|terms| terms.used & capability.bits() != 0)
     }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let (mut used, mut missing) = (Vec::new(), Vec::new());
+        let mut bits = 0;
         for capability in self.wanted() {
             let names = capability
                 .iter_names()
                 .map(|(name, _)| name.trim_start_matches("FUSE_"));
-            if config.add_capabilities(capability).is_ok() {
+            if self.is_open(capability) && config.add_capabilities(capability).is_ok() {
                 used.extend(names);
+                bits |= capability.bits();
                 continue;
             }
             missing.extend(names);
@@ -278,7 +293,16 @@ impl Filesystem for Adapter {
         if self.opener.is_not_asked {
             line.push_str("; the kernel opens and closes files without asking");
         }
-        *lock(&self.negotiated) = line;
+        let (_, agreed, coherent) = &self.terms;
+        let terms = Terms {
+            minor: abi.1,
+            offered: config.capabilities().bits(),
+            used: bits,
+            opens_unasked: self.opener.is_not_asked,
+            coherent: *coherent,
+        };
+        // fuser calls this once.
+        let _ = agreed.set(Agreed { line, terms });
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! method an operation), [`reply`] (a value into fuser's reply), [`opening`], [`backing`] and [`wrap`]
 //! (files, and those that the kernel reads and writes by itself), [`convert`] (our types and
 //! fuser's), [`cache`] (what the kernel is to forget), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
-//! ([`waiters`]), [`spare`] (what waits for a disk, on an event loop), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`journal`] (what a killed process leaves half-done), [`lack`] (too few descriptors, told). fuser's
+//! ([`waiters`]), [`spare`] (what waits for a disk, on an event loop), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`journal`] (what a killed process leaves half-done), [`lack`] (too few descriptors, told), [`resume`] (a connection that another process has begun). fuser's
 //! own mounting and unmounting are never used: `attach` does that, exactly.
 
 mod adapter;
@@ -19,6 +19,7 @@ mod lock;
 mod opening;
 mod prune;
 mod reply;
+mod resume;
 mod serve;
 mod spare;
 mod waiters;
@@ -28,14 +29,14 @@ mod wrap;
 use std::fmt::Write as _;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::config::{Cache, Caching, Io, Listing};
 use crate::lifecycle::gate::Gate;
 use crate::loopback::Loopback;
 use crate::observe::Counters;
 use crate::observe::faults::Faults;
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::sys::passthrough;
 
 use adapter::Adapter;
@@ -47,6 +48,8 @@ use journal::Journal;
 use lock::Forward;
 use opening::Opener;
 use prune::Pruner;
+use resume::Rehearsal;
+pub use resume::Terms;
 use serve::Service;
 
 /// How a tree is to be served.
@@ -69,6 +72,8 @@ pub struct Options {
     pub forward_locks: bool,
     /// CPUs are kept from sleeping deeply while requests come.
     pub low_latency: bool,
+    /// Another process is to be able to go on if this one dies.
+    pub restartable: bool,
     /// Operations that are to fail, for tests.
     pub faults: Faults,
 }
@@ -83,7 +88,17 @@ pub struct Server {
     connection: Arc<OwnedFd>,
     follower: Result<Follower, follow::Lack>,
     awake: Option<(Arc<Awake>, Arc<Counters>)>,
-    negotiated: String,
+    agreed: Agreed,
+    /// Of a connection that another process has begun: what is left to be done before it is served.
+    resumes: Option<Rehearsal>,
+}
+
+/// What came of the handshake.
+#[derive(Debug, Clone)]
+struct Agreed {
+    /// In a line for the log.
+    line: String,
+    terms: Terms,
 }
 
 /// Serving has ended: the connection is gone, or broke. Whether the mount is gone too only the
@@ -101,6 +116,39 @@ impl Server {
     pub fn handshake(
         tree: Arc<Loopback>,
         device: OwnedFd,
+        options: &Options,
+        gate: Arc<Gate>,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
+        Self::begin(tree, device, None, options, gate, counters)
+    }
+
+    /// Takes over the connection `device` that another process has begun on these `terms`. The connection is not touched before
+    /// [`run`](Self::run), when the other one must have ended.
+    pub fn resume(
+        tree: Arc<Loopback>,
+        device: OwnedFd,
+        terms: Terms,
+        options: &Options,
+        gate: Arc<Gate>,
+        counters: Arc<Counters>,
+    ) -> io::Result<Self> {
+        let server = Self::begin(tree, device, Some(terms), options, gate, counters)?;
+        if server.agreed.terms == terms {
+            Ok(server)
+        } else {
+            let text = "this program would serve it otherwise than was agreed with the kernel";
+            Err(io::Error::other(format!(
+                "{text}: {terms:?}, now {:?}",
+                server.agreed.terms
+            )))
+        }
+    }
+
+    fn begin(
+        tree: Arc<Loopback>,
+        device: OwnedFd,
+        begun_on: Option<Terms>,
         options: &Options,
         gate: Arc<Gate>,
         counters: Arc<Counters>,
@@ -132,28 +180,44 @@ impl Server {
             options.faults.clone(),
         );
         let followed = match options.caching.mode {
-            Cache::Auto | Cache::Coherent => follow::prepare(&tree, &device),
+            Cache::Auto | Cache::Coherent => match begun_on {
+                None => follow::prepare(&tree, &device),
+                Some(terms) => follow::prepare_again(&tree, terms.coherent),
+            },
             Cache::Timed | Cache::Off => Err(follow::Lack::NotWanted),
         };
         let follower = match followed {
-            Ok(()) => Ok(Follower::new(&tree, &cache, &backings, &device)?),
+            Ok(()) => {
+                let follower = Follower::new(&tree, &cache, &backings, &device)?;
+                // Nobody has heard what happened since the other process ended.
+                Ok(follower.with_everything_changed(begun_on.is_some()))
+            }
             Err(lack) => Err(lack),
         };
-        let negotiated = Arc::default();
-        let log = Arc::clone(&negotiated);
+        let agreed = Arc::new(OnceLock::new());
         let opener = Opener {
             cache: Arc::clone(&cache),
             backings: Arc::clone(&backings),
             hears_closes: forward.is_some(),
             is_not_asked: options.io == Io::Cached && follower.is_ok(),
         };
-        let adapter = Adapter::new(tree, service, forward, opener, options, log);
+        let coherent = follower.is_ok();
+        let told = (begun_on, Arc::clone(&agreed), coherent);
+        let adapter = Adapter::new(tree, service, forward, opener, options, told);
+        let (resumes, device) = match begun_on {
+            None => (None, device),
+            Some(terms) => Rehearsal::begin(&terms).map(|(it, end)| (Some(it), end))?,
+        };
         let session = fuser::Session::from_fd(adapter, device, acl, config)?;
         cache.connected(session.notifier());
         if backings.lack().is_none() && passthrough::permitted(pruner.device()).is_err() {
             backings.lacks(Lack::NotPermitted);
         }
-        let mut negotiated = crate::sync::lock(&negotiated).clone();
+        let mut agreed = agreed
+            .get()
+            .cloned()
+            .ok_or_else(|| io::Error::other("there was no handshake"))?;
+        let negotiated = &mut agreed.line;
         match backings.lack() {
             None => negotiated.push_str("; files are read and written by the kernel (passthrough)"),
             Some(lack) => {
@@ -178,8 +242,22 @@ impl Server {
             connection,
             follower,
             awake: awake.map(|awake| (awake, counters)),
-            negotiated,
+            agreed,
+            resumes,
         })
+    }
+
+    /// What was agreed with the kernel, for whoever takes over.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        self.agreed.terms
+    }
+
+    /// Why no other process could go on if this one died; `None` if one could.
+    #[must_use]
+    pub fn lacks_restart(&self) -> Option<&'static str> {
+        let can = self.agreed.terms.used & fuser::InitFlags::FUSE_HAS_RESEND.bits() != 0;
+        (!can).then_some("the kernel can't give out a request twice (Linux 6.9)")
     }
 
     /// Why the kernel does not read and write files by itself, and what to do about it; `None` if it does.
@@ -197,7 +275,7 @@ impl Server {
     /// What was agreed with the kernel, in a line for the log.
     #[must_use]
     pub fn negotiated(&self) -> &str {
-        &self.negotiated
+        &self.agreed.line
     }
 
     /// Has `lost` called when an event loop is lost to a panic outside any operation. For the whole
@@ -223,6 +301,11 @@ impl Server {
     /// }
     /// ```
     pub fn run(self) -> Ended {
+        if let Some(rehearsal) = self.resumes
+            && let Err(error) = rehearsal.take_over(self.session.as_fd(), self.pruner.device())
+        {
+            return Ended { result: Err(error) };
+        }
         let following = match self.follower.map(Follower::start) {
             Ok(Ok(following)) => Some(following),
             Ok(Err(error)) => return Ended { result: Err(error) },

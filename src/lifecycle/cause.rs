@@ -38,6 +38,8 @@ pub enum Cause {
     ConnectionAborted,
     /// Serving ended with an error.
     ServingFailed,
+    /// Whoever restarts the serving process, and holds the connection for the next one, is gone.
+    SupervisorLost,
     /// The mount never became ready; the code is start-up's own.
     StartupFailed(ExitCode),
 }
@@ -49,7 +51,7 @@ impl Cause {
         match self {
             Cause::Signal(_) | Cause::Unmounted | Cause::ConnectionAborted => ExitCode::Success,
             Cause::Interrupted(_) => ExitCode::Interrupted,
-            Cause::ServingFailed => ExitCode::Internal,
+            Cause::ServingFailed | Cause::SupervisorLost => ExitCode::Internal,
             Cause::StartupFailed(code) => code,
         }
     }
@@ -71,6 +73,7 @@ impl fmt::Display for Cause {
             Cause::Unmounted => f.write_str("unmounted from outside"),
             Cause::ConnectionAborted => f.write_str("connection aborted from outside"),
             Cause::ServingFailed => f.write_str("serving failed"),
+            Cause::SupervisorLost => f.write_str("the supervisor is gone"),
             Cause::StartupFailed(_) => f.write_str("start-up failed"),
         }
     }

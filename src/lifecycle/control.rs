@@ -118,6 +118,24 @@ impl Default for Limits {
     }
 }
 
+/// What a process that may be killed at any time leaves to the next one.
+pub struct Past {
+    /// Is told where the daemon stands, before anything is done about it.
+    pub told: Box<dyn Fn(State) + Send>,
+    /// For how long the process before this one had been on its way out.
+    pub draining_for: Duration,
+}
+
+impl Default for Past {
+    /// Of a process that nobody follows.
+    fn default() -> Self {
+        Self {
+            told: Box::new(|_| ()),
+            draining_for: Duration::ZERO,
+        }
+    }
+}
+
 /// How the control thread ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "after `GaveUp` the serving threads must not be waited for"]
@@ -155,6 +173,7 @@ pub fn spawn_control(
     mounted: Arc<dyn Mounted>,
     gate: Arc<Gate>,
     limits: Limits,
+    past: Past,
 ) -> io::Result<JoinHandle<Ending>> {
     let control = Control {
         table: File::open("/proc/self/mountinfo")?,
@@ -164,6 +183,8 @@ pub fn spawn_control(
         mounted,
         gate,
         limits,
+        noted: None,
+        past,
         gone: false,
         refused: None,
     };
@@ -178,6 +199,9 @@ struct Control {
     mounted: Arc<dyn Mounted>,
     gate: Arc<Gate>,
     limits: Limits,
+    past: Past,
+    /// Where it stood when [`Past::told`] was told last.
+    noted: Option<State>,
     /// Becomes ready (POLLPRI) when the mount table changes; never read.
     table: File,
     /// Our mount is known to have left the mount table.
@@ -203,6 +227,7 @@ impl Control {
     fn act(&mut self) -> Option<Ending> {
         loop {
             let actions = self.shutdown.take();
+            self.note();
             if actions.is_empty() {
                 return None;
             }
@@ -211,6 +236,15 @@ impl Control {
                     return Some(ending);
                 }
             }
+        }
+    }
+
+    /// Tells where it stands, if that has changed.
+    fn note(&mut self) {
+        let state = self.shutdown.state();
+        if self.noted != Some(state) {
+            self.noted = Some(state);
+            (self.past.told)(state);
         }
     }
 
@@ -317,8 +351,15 @@ impl Control {
         } else {
             LAST_ANSWERS
         };
+        let spent = match timer {
+            Timer::Lazy | Timer::Drain => std::mem::take(&mut self.past.draining_for),
+            Timer::Grace => Duration::ZERO,
+        };
         self.shutdown.set_deadline(match limit {
-            Limit::After(time) => Instant::now().checked_add(time.max(at_least)),
+            Limit::After(time) => {
+                let left = time.saturating_sub(spent).max(at_least);
+                Instant::now().checked_add(left)
+            }
             Limit::Never => None,
         });
     }

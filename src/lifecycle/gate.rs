@@ -21,8 +21,10 @@ use crate::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, lock};
 const CLOSED: usize = 1 << (usize::BITS - 1);
 /// Somebody waits for the count to reach zero: whoever takes it there must say so.
 const AWAITED: usize = CLOSED >> 1;
-/// The rest of the word. Two bits fewer than an address has: more passes than could be in memory.
-const COUNT: usize = AWAITED - 1;
+/// Whoever comes now waits until this is taken back.
+const HELD: usize = AWAITED >> 1;
+/// The rest of the word. Three bits fewer than an address has: more passes than could be in memory.
+const COUNT: usize = HELD - 1;
 
 /// Keeps the word that every request writes off the cache line of anything else.
 #[repr(align(64))]
@@ -35,6 +37,8 @@ pub struct Gate {
     /// both change under this lock.
     waiters: Mutex<usize>,
     idle: Condvar,
+    /// Rings under the lock of `waiters` when those who are held up are to look again.
+    let_go: Condvar,
     at_close: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -46,6 +50,7 @@ impl Gate {
             word: Word(AtomicUsize::new(0)),
             waiters: Mutex::new(0),
             idle: Condvar::new(),
+            let_go: Condvar::new(),
             at_close: OnceLock::new(),
         }
     }
@@ -57,8 +62,45 @@ impl Gate {
         // turned away. Acquire pairs with the release in `close`.
         let before = self.word.0.fetch_add(1, Ordering::Acquire);
         let pass = Pass { gate: self };
+        if before & (CLOSED | HELD) == 0 {
+            return Some(pass);
+        }
         // Turned away, the pass is dropped like any other: that wakes a waiter who saw it.
-        (before & CLOSED == 0).then_some(pass)
+        drop(pass);
+        if before & CLOSED != 0 {
+            return None;
+        }
+        self.wait_until_let_go();
+        self.enter()
+    }
+
+    #[cold]
+    fn wait_until_let_go(&self) {
+        let mut waiters = lock(&self.waiters);
+        while self.word.0.load(Ordering::Acquire) & (CLOSED | HELD) == HELD {
+            waiters = self
+                .let_go
+                .wait(waiters)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Holds up every request from now on, and waits until those in flight are answered, at most for `timeout`; whether they are.
+    #[must_use]
+    pub fn hold_up(&self, timeout: Duration) -> bool {
+        self.word.0.fetch_or(HELD, Ordering::AcqRel);
+        self.wait_idle(timeout)
+    }
+
+    /// Lets those go on who were held up.
+    pub fn let_go(&self) {
+        self.word.0.fetch_and(!HELD, Ordering::Release);
+        self.wake_held();
+    }
+
+    fn wake_held(&self) {
+        let _waiters = lock(&self.waiters);
+        self.let_go.notify_all();
     }
 
     /// The same pass for a request that may be answered by another thread.
@@ -73,6 +115,7 @@ impl Gate {
     /// Turns away every request from now on. Passes that are out stay good.
     pub fn close(&self) {
         self.word.0.fetch_or(CLOSED, Ordering::Release);
+        self.wake_held();
         if let Some(hook) = self.at_close.get() {
             hook();
         }
@@ -224,6 +267,29 @@ mod tests {
     }
 
     #[test]
+    fn who_is_held_up_goes_on_when_let_go_and_is_turned_away_when_it_closes() {
+        for closes in [false, true] {
+            let gate = Gate::new();
+            let inside = gate.enter();
+            assert!(!gate.hold_up(Duration::ZERO));
+            let (told, entered) = std::sync::mpsc::channel();
+            thread::scope(|scope| {
+                let come = || told.send(gate.enter().is_some());
+                scope.spawn(come);
+                assert!(entered.recv_timeout(Duration::from_millis(50)).is_err());
+                drop(inside);
+                assert!(gate.wait_idle(LONG));
+                if closes {
+                    gate.close();
+                } else {
+                    gate.let_go();
+                }
+                assert_eq!(entered.recv_timeout(LONG), Ok(!closes));
+            });
+        }
+    }
+
+    #[test]
     fn waiting_ends_with_the_last_pass() {
         let gate = Gate::new();
         let entered = Barrier::new(5);
@@ -346,6 +412,31 @@ mod loom_tests {
             gate.wait_idle();
             for thread in threads {
                 thread.join().unwrap();
+            }
+        });
+    }
+
+    /// A request, and a control thread that holds it up, does what nobody inside may see, and lets it go.
+    #[test]
+    fn nobody_is_inside_while_it_is_held_up_and_everybody_gets_in_afterwards() {
+        loom::model(|| {
+            let gate = Arc::new(Gate::new());
+            let used = Arc::new(UnsafeCell::new(0));
+            let workers: Vec<_> = (0..2)
+                .map(|_| {
+                    let (gate, used) = (Arc::clone(&gate), Arc::clone(&used));
+                    thread::spawn(move || {
+                        let pass = gate.enter();
+                        assert!(pass.is_some());
+                        used.with(|_| ());
+                    })
+                })
+                .collect();
+            assert!(gate.hold_up(LONG));
+            used.with_mut(|_| ());
+            gate.let_go();
+            for worker in workers {
+                worker.join().unwrap();
             }
         });
     }

@@ -3,6 +3,7 @@
 //! - [`state`]: the machine. A pure function from state and event to state and actions.
 //! - [`cause`]: why it ended; decides the exit code.
 //! - [`Shutdown`] (here): the handle. Any thread tells it what happened; it alone moves the state.
+//! - `standing`: where it stands, for a process that goes on if this one is killed;
 //! - [`gate`]: the requests in flight.
 //! - [`control`]: the thread that hears signals, the mount table and the clock, and acts.
 //! - [`holders`]: who still uses the mount, found without touching it; `watch` has that done once
@@ -42,6 +43,7 @@ pub mod cause;
 pub mod control;
 pub mod gate;
 pub mod holders;
+mod standing;
 pub mod state;
 mod watch;
 
@@ -53,7 +55,7 @@ use crate::sync::{Arc, Mutex, lock};
 use crate::sys::wake::Wake;
 
 pub use cause::{Cause, SignalName};
-pub use control::{Ending, Limits, Signals, spawn_control};
+pub use control::{Ending, Limits, Past, Signals, spawn_control};
 pub use gate::{Gate, Pass};
 pub use holders::Identity;
 pub use state::{Detach, Detached, Mount as MountState, Patience, Served, State};
@@ -107,6 +109,19 @@ impl Shutdown {
     /// The mount is published: from now on the end includes taking it away.
     pub fn started(&self) {
         self.apply(Event::Started);
+    }
+
+    /// Another process served this mount, and was at `state` when it was killed. `false`: then it was cutting the connection,
+    /// and there is nothing left to serve.
+    #[must_use]
+    pub fn resumed(&self, state: State) -> bool {
+        let Some((state, actions)) = standing::resumed(state) else {
+            return false;
+        };
+        let mut machine = lock(&self.core.machine);
+        machine.state = state;
+        machine.todo.extend_from_slice(actions);
+        true
     }
 
     /// The mount could not be made.

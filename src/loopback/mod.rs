@@ -203,6 +203,12 @@ impl Loopback {
         self.acts_as_callers && self.descriptors.by_handle() && fs::is_local(self.filesystem)
     }
 
+    /// Whether another process can find the inodes that the kernel knows.
+    #[must_use]
+    pub fn finds_inodes_again(&self) -> bool {
+        self.descriptors.by_handle()
+    }
+
     /// Whether reads are to leave access times alone.
     #[must_use]
     pub fn noatime(&self) -> bool {

@@ -3,10 +3,10 @@
 
 use std::ffi::OsStr;
 
-use crate::config::{Cache, Choice as _, Io, Listing, MountOptions};
+use crate::config::{Cache, Choice as _, Io, Listing, MountOptions, Supervise};
 
 use super::Options;
-use super::value::{self, LIMIT, MAX_READ, SECONDS, THREADS};
+use super::value::{self, LIMIT, MAX_READ, RESTART_LIMIT, SECONDS, THREADS};
 
 /// One word of the `-o` list.
 #[derive(Debug)]
@@ -361,6 +361,30 @@ pub static TABLE: &[Word] = &[
             form: LIMIT,
             set: |o, text| {
                 o.drain_timeout = value::limit(text.to_str()?).ok()?;
+                Some(())
+            },
+        },
+    },
+    Word {
+        name: "supervise",
+        help: "The same as --supervise, which wins over it.",
+        effect: Effect::Value {
+            placeholder: "MODE",
+            form: "off, on or require",
+            set: |o, text| {
+                o.restart.supervise = Supervise::of_name(text.to_str()?)?;
+                Some(())
+            },
+        },
+    },
+    Word {
+        name: "restart_limit",
+        help: "The same as --restart-limit, which wins over it.",
+        effect: Effect::Value {
+            placeholder: "N|never",
+            form: RESTART_LIMIT,
+            set: |o, text| {
+                o.restart.limit = value::restart_limit(text.to_str()?).ok()?;
                 Some(())
             },
         },

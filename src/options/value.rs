@@ -4,7 +4,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::config::Limit;
+use crate::config::{Limit, RestartLimit};
 
 /// What [`seconds`] accepts.
 pub(super) const SECONDS: &str = "a number of seconds such as 1 or 0.5";
@@ -12,6 +12,8 @@ pub(super) const SECONDS: &str = "a number of seconds such as 1 or 0.5";
 pub(super) const LIMIT: &str = "a number of seconds such as 10 or 0.5, or 'never'";
 /// What [`threads`] accepts.
 pub(super) const THREADS: &str = "a whole number from 1 to 64";
+/// What [`restart_limit`] accepts.
+pub(super) const RESTART_LIMIT: &str = "a whole number, or 'never'";
 /// What [`max_read`] accepts.
 pub(super) const MAX_READ: &str = "a number of bytes from 4096 to 4294967295";
 
@@ -52,6 +54,20 @@ pub(super) fn threads(text: &str) -> Result<NonZeroUsize, &'static str> {
         .filter(|number| *number <= MOST_THREADS)
         .and_then(NonZeroUsize::new)
         .ok_or(THREADS)
+}
+
+/// A number of restarts, or `never`.
+pub(super) fn restart_limit(text: &str) -> Result<RestartLimit, &'static str> {
+    if text == "never" {
+        return Ok(RestartLimit::Never);
+    }
+    let times = if text.is_empty() { None } else { digits(text) };
+    times.map(RestartLimit::Times).ok_or(RESTART_LIMIT)
+}
+
+/// [`restart_limit`] for the command line.
+pub(crate) fn restart_limit_from_text(text: &str) -> Result<RestartLimit, String> {
+    restart_limit(text).map_err(|form| format!("not {form}"))
 }
 
 /// [`limit`] for the command line, where the error is a sentence of its own.

@@ -6,7 +6,7 @@
 //! leads to the pinned object, not to wherever its name points by now.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::io::{IoSlice, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -50,6 +50,12 @@ impl ProcPath {
     #[must_use]
     pub fn as_c_str(&self) -> &CStr {
         CStr::from_bytes_until_nul(&self.text).unwrap_or(c"")
+    }
+
+    /// The same as a path, good as long as the descriptor is open.
+    #[must_use]
+    pub fn to_path(&self) -> PathBuf {
+        OsStr::from_bytes(self.as_c_str().to_bytes()).into()
     }
 }
 

@@ -9,7 +9,7 @@
 //! [`creds`] (acting as the caller), [`rights`] (what a caller may), [`caller`] (what it is up to while it
 //! waits), [`mount`] (mount ids and the mount table), [`mountinfo`] (the table as text), [`notify`] (what the
 //! FUSE client is told unasked), [`passthrough`] (what it may do with backing files), [`fanotify`] (what others do to a file system), [`wake`] (a bell for poll(2)), [`memory`] (our own, by address), [`shared`] (memory that outlives a process), [`ask`] (whether a mount answers),
-//! [`process`] (going to the background), [`limits`] (of this process, lifted), [`cpu_latency`] (how deeply CPUs sleep), [`features`]
+//! [`process`] (going to the background), [`descriptor`] (one that is made to stand for something else), [`limits`] (of this process, lifted), [`cpu_latency`] (how deeply CPUs sleep), [`features`]
 //! (switching newer calls off).
 
 pub mod ask;
@@ -17,6 +17,7 @@ pub mod by_number;
 pub mod caller;
 pub mod cpu_latency;
 pub mod creds;
+pub mod descriptor;
 pub mod dir;
 pub mod fanotify;
 pub mod features;

@@ -12,6 +12,8 @@ const INVAL_ENTRY: i32 = 3;
 const EXPIRE_ONLY: u32 = 1;
 /// `FUSE_NOTIFY_INC_EPOCH`: all names are to be looked up anew.
 const INC_EPOCH: i32 = 8;
+/// `FUSE_NOTIFY_RESEND` (linux/fuse.h): what was read and not answered is to be given out again.
+const RESEND: i32 = 7;
 /// `FUSE_NOTIFY_PRUNE` (linux/fuse.h): forget what nobody uses of these nodes.
 const PRUNE: i32 = 9;
 /// `struct fuse_out_header`: length, code, unique (0 for a notification).
@@ -48,6 +50,16 @@ pub fn forget_all_names(device: BorrowedFd<'_>) -> Result<()> {
     let message = header(HEADER, INC_EPOCH).ok_or(Errno::OVERFLOW)?;
     rustix::io::retry_on_intr(|| rustix::io::write(device, &message)).map(drop)
 }
+
+/// Has the kernel give out again what was taken from it and not answered, with [`RESENT`] set in each request's number. `EINVAL`
+/// before Linux 6.9.
+pub fn resend(device: BorrowedFd<'_>) -> Result<()> {
+    let message = header(HEADER, RESEND).ok_or(Errno::OVERFLOW)?;
+    rustix::io::retry_on_intr(|| rustix::io::write(device, &message)).map(drop)
+}
+
+/// `FUSE_UNIQUE_RESEND` (linux/fuse.h): set in the number of a request that is given out again.
+pub const RESENT: u64 = 1 << 63;
 
 /// `struct fuse_out_header` of a notification that is `len` bytes long, this included.
 fn header(len: usize, code: i32) -> Option<Vec<u8>> {

@@ -175,6 +175,13 @@ pub fn leave_signals_to_others() -> io::Result<()> {
     set_mask(libc::SIG_BLOCK, &set).map(|_| ())
 }
 
+/// Has the signals that end the daemon come to this thread, though whoever started this process has held them back: for after it was
+/// settled what they do.
+pub fn let_signals_in() -> io::Result<()> {
+    let set = signal_set(&[Signal::INT, Signal::TERM, Signal::HUP]);
+    set_mask(libc::SIG_UNBLOCK, &set).map(|_| ())
+}
+
 fn signal_set(signals: &[Signal]) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: sigemptyset initialises the whole set that it is given a pointer to, and can't fail.

@@ -17,6 +17,7 @@
 // Each test binary compiles this module for itself and uses its own part of it.
 #![allow(dead_code, unused_imports)]
 
+pub(crate) mod connection;
 pub(crate) mod env;
 pub(crate) mod mount;
 pub(crate) mod process;

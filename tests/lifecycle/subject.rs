@@ -3,18 +3,15 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Deref;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode as FileMode, OFlags, openat};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsmount, fsopen,
-};
+use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, WaitOptions, set_child_subreaper, waitpid};
 
+pub(crate) use crate::common::connection::Connection;
 use crate::common::process::{Watched, eventually, wait_readable};
-use crate::common::table::{Entry, mounts};
+use crate::common::table::mounts;
 use crate::common::{LIMIT, Mount, TestEnv};
 
 /// How long an end may take that nothing holds up. Seen is well below a second, which is what is
@@ -218,65 +215,6 @@ impl End {
         assert!(self.log.contains(text), "the log does not say '{text}'");
         self
     }
-}
-
-/// A connection to the kernel, held by its files in fusectl: they stay that connection's when its
-/// number is given to another one (`fuse_ctl_remove_conn` clears `i_private`).
-pub(crate) struct Connection {
-    waiting: File,
-    abort: File,
-}
-
-impl Connection {
-    /// Of a mount that is known to be there.
-    #[track_caller]
-    pub(crate) fn of(mount: &Entry) -> Self {
-        let connections = fusectl();
-        let open = |name: &str, flags| {
-            let path = format!("{}/{name}", mount.minor);
-            let file = openat(
-                &connections,
-                path,
-                flags | OFlags::CLOEXEC,
-                FileMode::empty(),
-            );
-            File::from(file.expect("the connection's file in fusectl"))
-        };
-        let connection = Self {
-            waiting: open("waiting", OFlags::PATH),
-            abort: open("abort", OFlags::WRONLY),
-        };
-        assert!(!connection.is_gone());
-        connection
-    }
-
-    /// `fuse_conn_waiting_read`: a number while the connection lives, nothing afterwards. It can be
-    /// read once for each time it is opened.
-    fn read(&self) -> String {
-        let path = format!("/proc/self/fd/{}", self.waiting.as_raw_fd());
-        fs::read_to_string(path).expect("read")
-    }
-
-    pub(crate) fn is_gone(&self) -> bool {
-        self.read().is_empty()
-    }
-
-    /// How many requests wait for the daemon, answered or not yet taken up.
-    pub(crate) fn waiting(&self) -> u32 {
-        self.read().trim().parse().unwrap_or(0)
-    }
-
-    pub(crate) fn abort(&self) {
-        (&self.abort).write_all(b"1").expect("abort");
-    }
-}
-
-/// A fusectl mounted nowhere: there is one on a machine, and every mount of it shows the same.
-fn fusectl() -> std::os::fd::OwnedFd {
-    let context = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC).expect("fusectl");
-    fsconfig_create(&context).expect("fusectl");
-    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-    fsmount(&context, flags, MountAttrFlags::empty()).expect("fusectl")
 }
 
 /// What was promised to be in SRC: files that were closed or fsynced on the mount.

@@ -197,6 +197,23 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     said(System, "can't unmount: |REASON|", REFUSED),
     said(
         System,
+        "lost the supervisor: |REASON|",
+        "A process that serves under |--supervise| was started by something else, or its supervisor was killed.",
+    ),
+    said(
+        System,
+        "LOOPFS_SUPERVISED is set, to |VALUE|: unset it, only loopfs itself sets it for a process of its own version",
+        "The environment variable tells a process that it serves under |--supervise|.",
+    ),
+    said(
+        System,
+        "can't start the process that serves: |REASON|, can't hold back signals: |REASON|, lost the process that serves: \
+         |REASON|, can't make memory that outlives the process: |REASON|, can't share the connection: |REASON|, can't hand the mount over to the supervisor: |REASON|, can't start a \
+         thread: |REASON|",
+        REFUSED,
+    ),
+    said(
+        System,
         "lost the background process |PID|: |REASON|: findmnt shows whether it has mounted",
         REFUSED,
     ),
@@ -215,6 +232,29 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         "the background process was killed by signal |N| before the mount was ready: -f shows more, and dmesg if the \
          system was out of memory",
         "After a signal that asks for an end the status is 8.",
+    ),
+    said(
+        Internal,
+        "the serving process |was killed by signal N, or ended with status N and without a word,| before the mount was \
+         ready: start it again",
+        "After a signal that asks for an end the status is 8. The log says more, and dmesg if the system was out of memory.",
+    ),
+    said(
+        Internal,
+        "the serving process |was killed by signal N, or ended with status N and without a word|; the mount is taken down: \
+         start it again",
+        "With |--supervise|, where no other process could go on: what is missing was said at the start.",
+    ),
+    said(
+        Internal,
+        "the serving process dies again and again; the mount is taken down: see the log for why",
+        "Each death is in the log, of which |--restart-limit| allows so many in a minute. It may be the same request that kills it \
+         each time: please report it.",
+    ),
+    said(
+        Internal,
+        "nobody can go on; the mount is taken down: |REASON|: start it again",
+        "The process that was to go on serving, or the program that was to replace it, could not; the reason says why.",
     ),
     said(
         Internal,
@@ -339,6 +379,13 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         MountFailed,
         "fusermount3 refused to mount on |MNT|: |ITS WORDS|: mount on a directory of your own",
         "It allows a user to mount on directories that the user may write to.",
+    ),
+    said(
+        MountFailed,
+        "supervise=require can't be had: |REASON|; or leave it to supervise=on",
+        "The reason says what is missing: the kernel can't give out a request twice (Linux 6.9); inodes can't be found again: \
+         the source's file system has no file handles, or this user may not open them (that takes root); locks that are held in \
+         the source (--forward-locks) would be lost.",
     ),
     said(
         MountFailed,

@@ -141,6 +141,7 @@ impl Daemon {
             Arc::clone(&stage) as Arc<dyn Mounted>,
             Arc::clone(&gate),
             limits,
+            Past::default(),
         );
         Self {
             shutdown,

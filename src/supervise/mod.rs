@@ -1,0 +1,432 @@
+//! Restart without anybody noticing: a small parent keeps what a mount can't do without, and starts the process that serves
+//! it again when that dies.
+//!
+//! The supervisor answers no request and reads none: it waits for its child to say something or to die. What it holds is
+//! the connection to the kernel, the memory in which the child notes what must survive, the descriptors of what has no name any more,
+//! and which mount is theirs. With those a new child goes on where the old one was cut off. The kernel and the programs
+//! notice a pause.
+//!
+//! - [`Supervisor`] (in `child`): the parent as the serving process sees it;
+//! - [`run`] (here): the parent; `process`: one child of it; `pace`: how soon a dead one is followed;
+//! - `link`, `message`: how the two talk.
+//!
+//! Every end is still one path, and the child walks it: signals to the supervisor are handed on. Only where no child is left
+//! to do it (too many crashes, one that was killed while it cut the connection, another program on the disk that can't go on) the
+//! supervisor takes the mount down itself. If it is killed its child hears that at once, and ends in order.
+
+mod child;
+mod link;
+mod message;
+mod pace;
+mod process;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, WaitStatus};
+
+use crate::attach::{Attachment, Detach, Detached, Handover};
+use crate::config::Config;
+use crate::daemon::Ready;
+use crate::exit::{ExitCode, Failure};
+use crate::lifecycle::State;
+use crate::sys::process::SignalQueue;
+
+pub use child::{Duty, Estate, Inheritance, Supervisor};
+
+use message::{Mounted, Order, Place, Report};
+use pace::{Death, Next, Pace};
+use process::Process;
+
+/// What asks for an end; the child is told.
+const FORWARDED: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
+
+/// The program that runs as this process, whatever lies at its path by now.
+const OURSELVES: &str = "/proc/self/exe";
+
+/// Has a child make the mount and serve it, and others after it if it dies. `ready` is told once the mount can be used.
+pub fn run(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
+    let signals =
+        SignalQueue::open(&FORWARDED).map_err(|error| system("can't hold back signals", &error))?;
+    // Each keeps what has no name any more.
+    let _ = crate::sys::fs::raise_file_limit();
+    let place = place(config)?;
+    let process = Process::start(Path::new(OURSELVES))
+        .map_err(|error| system("can't start the process that serves", &error))?;
+    let mut keeper = Keeper {
+        ready: Some(ready),
+        signals,
+        place,
+        process,
+        mount: None,
+        kept: BTreeMap::new(),
+        state: State::Starting,
+        drains_since: None,
+        pace: Pace::new(config.restart.limit),
+        died: None,
+        asked: 0,
+    };
+    loop {
+        if let Some(end) = keeper.attend() {
+            return end;
+        }
+    }
+}
+
+fn place(config: &Config) -> Result<Place, Failure> {
+    let root = crate::sys::fs::open_root(&config.source).map_err(|errno| {
+        let text = format!(
+            "SRC '{}' can't be opened: {}: serve it as a user who may read it",
+            config.source.display(),
+            io::Error::from(errno)
+        );
+        Failure::new(ExitCode::MountFailed, text)
+    })?;
+    Ok(Place {
+        source: config.source.clone(),
+        target: config.target.clone(),
+        root,
+    })
+}
+
+/// How it ended.
+type End = Result<ExitCode, Failure>;
+
+/// The parent, and what it keeps.
+struct Keeper {
+    /// To be told when the first child serves.
+    ready: Option<Ready>,
+    signals: SignalQueue,
+    place: Place,
+    process: Process,
+    /// Once it is made.
+    mount: Option<Mount>,
+    /// Descriptors that the child has given to keep.
+    kept: BTreeMap<u64, OwnedFd>,
+    /// Where the daemon's life stands, by the child's account.
+    state: State,
+    /// Since when the limit runs that counts in that state.
+    drains_since: Option<Instant>,
+    pace: Pace,
+    /// When the last child died, until the next one serves.
+    died: Option<Instant>,
+    /// Signals that came while no child served.
+    asked: usize,
+}
+
+/// The mount, and what it takes to serve it.
+struct Mount {
+    mounted: Mounted,
+    attachment: Attachment,
+}
+
+impl Keeper {
+    /// Waits until something happens, and does what is to be done about it.
+    fn attend(&mut self) -> Option<End> {
+        let (spoke, died, signalled) = self.wait();
+        // What it said last comes before its death.
+        if (spoke || died)
+            && let Some(end) = self.listen()
+        {
+            return Some(end);
+        }
+        if signalled && let Some(end) = self.pass_signals_on() {
+            return Some(end);
+        }
+        if died {
+            return self.bury();
+        }
+        None
+    }
+
+    /// Whether the child has something to say, has died, or a signal has come that it would hear.
+    fn wait(&self) -> (bool, bool, bool) {
+        let [no, yes] = [PollFlags::empty(), PollFlags::IN];
+        let hears = if self.process.is_up() { yes } else { no };
+        let speaks = if self.process.is_connected() { yes } else { no };
+        let mut sources = [
+            PollFd::from_borrowed_fd(self.process.link().as_fd(), speaks),
+            PollFd::from_borrowed_fd(self.process.life(), yes),
+            PollFd::from_borrowed_fd(self.signals.as_fd(), hears),
+        ];
+        // What can fail is EINTR; then nothing is seen to have happened.
+        if poll(&mut sources, None).is_err() {
+            return (false, false, false);
+        }
+        let [spoke, died, signalled] = sources.map(|source| !source.revents().is_empty());
+        (
+            spoke && self.process.is_connected(),
+            died,
+            signalled && self.process.is_up(),
+        )
+    }
+
+    fn listen(&mut self) -> Option<End> {
+        while let Some(report) = self.process.heard() {
+            if let Some(end) = self.hear(report) {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    fn hear(&mut self, report: Report) -> Option<End> {
+        match report {
+            Report::Up => {
+                self.process.is_up_now();
+                if let Err(error) = self.give_duty() {
+                    log::error!("the process that is to serve can't be told so: {error}");
+                    self.process.kill();
+                }
+            }
+            Report::Made(mounted) => {
+                let handover = Handover {
+                    record: mounted.attachment.clone(),
+                    abort: mounted.abort.as_ref().and_then(|it| it.try_clone().ok()),
+                };
+                match Attachment::take_over(handover) {
+                    Some(attachment) => {
+                        self.mount = Some(Mount {
+                            mounted,
+                            attachment,
+                        });
+                    }
+                    None => self.process.kill(),
+                }
+            }
+            Report::Prepared => self.tell(&Order::Go),
+            Report::Ready => return self.serves(),
+            Report::Stands(state) => self.note(state),
+            Report::Keep(number, descriptor) => {
+                self.kept.insert(number, descriptor);
+            }
+            Report::Drop(number) => {
+                self.kept.remove(&number);
+            }
+            Report::Paused(_) => {}
+            Report::Ended { .. } | Report::Refused(_) => self.process.last_word(report),
+        }
+        None
+    }
+
+    fn give_duty(&mut self) -> io::Result<()> {
+        let place = self.place.try_clone()?;
+        let Some(mount) = &self.mount else {
+            return self.process.tell(&Order::Begin(place));
+        };
+        self.process.tell(&Order::Resume {
+            place,
+            mounted: mount.mounted.try_clone()?,
+            state: self.state,
+            draining_for: self
+                .drains_since
+                .map_or(Duration::ZERO, |since| since.elapsed()),
+            kept: self.kept.len() as u64,
+        })?;
+        for (number, descriptor) in &self.kept {
+            let again = descriptor.try_clone()?;
+            self.process.tell(&Order::Kept(*number, again))?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, order: &Order) {
+        // That it is dead is heard otherwise.
+        let _ = self.process.tell(order);
+    }
+
+    /// The child serves.
+    fn serves(&mut self) -> Option<End> {
+        self.process.serves_now();
+        self.asked = 0;
+        if let Some(died) = self.died.take() {
+            log::info!(
+                "{} is served again, {} ms after that",
+                self.place.target.display(),
+                died.elapsed().as_millis()
+            );
+        }
+        let ready = self.ready.take()?;
+        log::info!(
+            "{} is served by process {}, under this one",
+            self.place.target.display(),
+            self.process.pid()
+        );
+        let Err(error) = ready.tell() else {
+            return None;
+        };
+        // Whoever asked for the mount believes that it failed.
+        self.process.kill();
+        self.take_down();
+        Some(Err(system("can't say that the mount is ready", &error)))
+    }
+
+    fn note(&mut self, state: State) {
+        let limit = |state| match state {
+            State::Draining { patience, .. } => Some(patience),
+            _ => None,
+        };
+        if limit(self.state) != limit(state) {
+            self.drains_since = limit(state).map(|_| Instant::now());
+        }
+        self.state = state;
+    }
+
+    /// Hands signals on. Two that come before a child serves again are for us: nobody else acts on them.
+    fn pass_signals_on(&mut self) -> Option<End> {
+        while let Ok(Some(signal)) = self.signals.next() {
+            self.process.signal(signal);
+            self.asked += usize::from(!self.process.serves());
+        }
+        if self.ready.is_some() || self.asked < 2 {
+            return None;
+        }
+        log::warn!(
+            "a second signal while nobody serves {}: it is cut off",
+            self.place.target.display()
+        );
+        self.process.kill();
+        self.take_down();
+        Some(Ok(ExitCode::Success))
+    }
+
+    /// The child is dead: what follows depends on its last word.
+    fn bury(&mut self) -> Option<End> {
+        let status = match self.process.reap() {
+            Ok(status) => status,
+            Err(error) => return Some(Err(system("lost the process that serves", &error))),
+        };
+        let how = describe(status);
+        match self.process.take_last_word() {
+            Some(Report::Ended { code, message }) if message.is_empty() => return Some(Ok(code)),
+            Some(Report::Ended { code, message }) => {
+                return Some(Err(Failure::new(code, message)));
+            }
+            Some(Report::Refused(message)) => {
+                self.take_down();
+                let text =
+                    format!("nobody can go on; the mount is taken down: {message}: start it again");
+                return Some(Err(Failure::new(ExitCode::Internal, text)));
+            }
+            _ => {}
+        }
+        if self.ready.is_some() {
+            self.take_down();
+            return Some(Err(failed_start(status, &how)));
+        }
+        if let Some(cause) = self.state.cause()
+            && matches!(self.state, State::Aborting { .. } | State::Stopped { .. })
+        {
+            log::warn!("the serving process {how} on its way out; the rest is done here");
+            self.take_down();
+            return Some(Ok(cause.exit_code()));
+        }
+        self.follow(status, &how)
+    }
+
+    /// Starts another child, or gives up.
+    fn follow(&mut self, status: WaitStatus, how: &str) -> Option<End> {
+        let restartable = self
+            .mount
+            .as_ref()
+            .is_some_and(|mount| mount.mounted.restartable);
+        if !restartable {
+            self.take_down();
+            let text =
+                format!("the serving process {how}; the mount is taken down: start it again");
+            return Some(Err(Failure::new(ExitCode::Internal, text)));
+        }
+        self.died.get_or_insert_with(Instant::now);
+        log::warn!("the serving process {how}; another one goes on");
+        let mut death = if status.terminating_signal() == Some(Signal::KILL.as_raw()) {
+            Death::Killed
+        } else {
+            Death::Crashed
+        };
+        loop {
+            match self.pace.died(death, Instant::now()) {
+                Next::GiveUp => {
+                    self.take_down();
+                    let text = "the serving process dies again and again; the mount is taken down: see the log for why";
+                    return Some(Err(Failure::new(ExitCode::Internal, text)));
+                }
+                Next::After(pause) => self.pause(pause),
+            }
+            match Process::start(Path::new(OURSELVES)) {
+                Ok(process) => {
+                    self.process = process;
+                    return None;
+                }
+                Err(error) => log::error!("can't start the process that serves: {error}"),
+            }
+            death = Death::Crashed;
+        }
+    }
+
+    /// Waits, but for no longer than until somebody wants it to end.
+    fn pause(&self, pause: Duration) {
+        let Ok(pause) = Timespec::try_from(pause) else {
+            return;
+        };
+        let mut signal = [PollFd::from_borrowed_fd(
+            self.signals.as_fd(),
+            PollFlags::IN,
+        )];
+        // An interruption makes it shorter, that is all.
+        let _ = poll(&mut signal, Some(&pause));
+    }
+
+    /// Nobody serves the mount any more: those who wait for an answer get one, and it goes.
+    fn take_down(&mut self) {
+        let Some(Mount {
+            mounted,
+            attachment,
+        }) = self.mount.take()
+        else {
+            return;
+        };
+        let target = attachment.target().display();
+        if let Err(error) = attachment.abort_connection() {
+            log::debug!("the connection of {target} ends with its last descriptor: {error}");
+        }
+        drop(mounted);
+        match attachment.detach(Detach::Lazy) {
+            Ok(Detached::Done | Detached::AlreadyGone | Detached::Busy) => {}
+            Ok(Detached::Covered) => log::warn!(
+                "the dead mount at {target} stays below what is mounted on top of it: unmount both"
+            ),
+            Err(error) => log::error!("the dead mount at {target} stays: {error}"),
+        }
+        attachment.remove_made_target();
+    }
+}
+
+fn describe(status: WaitStatus) -> String {
+    match (status.terminating_signal(), status.exit_status()) {
+        (Some(signal), _) => format!("was killed by signal {signal}"),
+        (None, Some(code)) => format!("ended with status {code} and without a word"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// A death before the mount could be used.
+fn failed_start(status: WaitStatus, how: &str) -> Failure {
+    let asked = FORWARDED
+        .iter()
+        .any(|signal| status.terminating_signal() == Some(signal.as_raw()));
+    let code = if asked {
+        ExitCode::Interrupted
+    } else {
+        ExitCode::Internal
+    };
+    let text = format!("the serving process {how} before the mount was ready: start it again");
+    Failure::new(code, text)
+}
+
+fn system(what: &str, error: &io::Error) -> Failure {
+    Failure::new(ExitCode::System, format!("{what}: {error}"))
+}

@@ -1,0 +1,157 @@
+//! One child of the supervisor: started with a socket as its standard input, held by a pidfd, heard until it is dead.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid,
+};
+
+use super::child::VARIABLE;
+use super::link::Link;
+use super::message::{Order, Report, VERSION};
+
+/// A child.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: Pid,
+    life: OwnedFd,
+    link: Link,
+    connected: bool,
+    stage: Stage,
+    last_word: Option<Report>,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Starting,
+    Up,
+    Serving,
+}
+
+impl Process {
+    /// Starts `program` with this process's own arguments.
+    pub(crate) fn start(program: &Path) -> io::Result<Self> {
+        let (link, theirs) = Link::pair()?;
+        let mut arguments = std::env::args_os();
+        let name = arguments.next();
+        let mut command = Command::new(program);
+        // By its name it knows whether it was called by mount(8).
+        command.arg0(name.as_deref().unwrap_or("loopfs".as_ref()));
+        command
+            .args(arguments)
+            .env(VARIABLE, VERSION)
+            // It is meant for this process, and the child is to answer for it.
+            .env_remove("WATCHDOG_PID")
+            .stdin(Stdio::from(theirs.into_socket()));
+        let child = command.spawn()?;
+        let pid = Pid::from_child(&child);
+        // Its number can't come to mean another process before it is reaped, which only `reap` does.
+        let life = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Self {
+            pid,
+            life,
+            link,
+            connected: true,
+            stage: Stage::Starting,
+            last_word: None,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Readable when it has said something.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Readable when it is dead.
+    pub(crate) fn life(&self) -> BorrowedFd<'_> {
+        self.life.as_fd()
+    }
+
+    /// Whether it may still say something.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Whether it hears signals.
+    pub(crate) fn is_up(&self) -> bool {
+        self.stage >= Stage::Up
+    }
+
+    /// Whether it serves.
+    pub(crate) fn serves(&self) -> bool {
+        self.stage == Stage::Serving
+    }
+
+    pub(crate) fn is_up_now(&mut self) {
+        self.stage = Stage::Up;
+    }
+
+    pub(crate) fn serves_now(&mut self) {
+        self.stage = Stage::Serving;
+    }
+
+    /// What it has said, if it has. One that can't be understood is killed.
+    pub(crate) fn heard(&mut self) -> Option<Report> {
+        if !self.connected {
+            return None;
+        }
+        let report = match self.link.receive_now() {
+            Ok(Some(parcel)) => Report::of(parcel),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Ok(None) | Err(_) => {
+                self.connected = false;
+                return None;
+            }
+        };
+        if report.is_none() {
+            log::error!("the serving process can't be understood: it is killed");
+            self.connected = false;
+            self.kill();
+        }
+        report
+    }
+
+    pub(crate) fn tell(&self, order: &Order) -> io::Result<()> {
+        let (bytes, descriptors) = order.parcel();
+        let descriptors: Vec<_> = descriptors.into_iter().map(|it| it.as_fd()).collect();
+        self.link.send(&bytes, &descriptors)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        // It can only be dead, which is heard otherwise.
+        let _ = pidfd_send_signal(&self.life, signal);
+    }
+
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// It ends, and has said how that is to be taken.
+    pub(crate) fn last_word(&mut self, report: Report) {
+        self.last_word = Some(report);
+    }
+
+    pub(crate) fn take_last_word(&mut self) -> Option<Report> {
+        self.last_word.take()
+    }
+
+    /// How it died; waits until it has.
+    pub(crate) fn reap(&mut self) -> io::Result<WaitStatus> {
+        loop {
+            match waitpid(Some(self.pid), WaitOptions::empty()) {
+                Ok(Some((_, status))) => return Ok(status),
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
