@@ -27,7 +27,7 @@ use crate::options;
 pub use resolve::Environment;
 
 /// Shown at the end of `--help` and in the man page: what it does, and the line to type.
-const EXAMPLES: [(&str, &str); 2] = [
+const EXAMPLES: [(&str, &str); 4] = [
     (
         "Show ~/photos at /mnt/photos, unchangeable, until somebody unmounts it.",
         "loopfs -r ~/photos /mnt/photos",
@@ -35,6 +35,14 @@ const EXAMPLES: [(&str, &str); 2] = [
     (
         "Stay in the foreground, say more, make the directory and remove it again.",
         "loopfs -f -v --mkdir -o noexec,fsname=data /srv/data /mnt/data",
+    ),
+    (
+        "Show what is mounted, and how busy it is.",
+        "loopfs list; loopfs top",
+    ),
+    (
+        "Unmount, waiting up to a minute for whoever uses it; then cut them off.",
+        "loopfs unmount --force --timeout 60 /mnt/data",
     ),
 ];
 
@@ -204,7 +212,10 @@ impl Cli {
             .cloned();
         let hint = command.as_deref().map_or_else(|| HINT.to_owned(), hint);
         let parsed = match command {
-            Some(_) => commands::parse(definition(), args).map(Asked::Command),
+            Some(_) => match commands::parse(definition(), args) {
+                Ok(command) => return command.map(|command| Some(Asked::Command(command))),
+                Err(error) => Err(error),
+            },
             None => Self::try_parse_from(args).map(|cli| Asked::Mount(Box::new(cli))),
         };
         match parsed {

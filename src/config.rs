@@ -25,6 +25,47 @@ pub enum Command {
         /// For programs, rather than for people.
         json: bool,
     },
+    /// Everything about one.
+    Status {
+        /// Where it is mounted, absolute.
+        target: PathBuf,
+        /// For whom.
+        shape: Shape,
+    },
+    /// Takes one away.
+    Unmount {
+        /// Where it is mounted, absolute.
+        target: PathBuf,
+        /// What about those who use it.
+        how: Unmount,
+    },
+    /// What is done with one, live.
+    Top {
+        /// Where it is mounted, absolute; else it is chosen.
+        target: Option<PathBuf>,
+    },
+}
+
+/// For whom something is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// Tables.
+    People,
+    /// JSON.
+    Json,
+    /// The text format of Prometheus.
+    Prometheus,
+}
+
+/// What an unmount does about those who use the mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unmount {
+    /// When they have not finished in time, they keep what they have open.
+    pub lazy: bool,
+    /// When they have not finished in time, they are cut off.
+    pub force: bool,
+    /// How long they are waited for.
+    pub timeout: Option<Limit>,
 }
 
 /// One mount, completely described.

@@ -7,6 +7,7 @@
 //! Under a supervisor the same is done by a process that others may follow, each of which goes on where the last one was killed
 //! ([`serve_under`]). `means` is what all of them need before they serve.
 
+mod desk;
 mod means;
 
 use std::collections::HashMap;
@@ -29,10 +30,12 @@ use crate::lifecycle::{
 use crate::loopback::Loopback;
 use crate::observe::{Counters, Outcome};
 use crate::service::{Service, View};
+use crate::socket;
 use crate::supervise::{Duty, Estate, Inheritance, Supervisor};
 use crate::survive::{State, Survival, Unreadable};
 use crate::sync::{Arc, OnceLock};
 use crate::sys;
+use desk::{Card, Desk};
 use means::{
     check_surroundings, check_wishes, is_restartable, keep_covered, open_source, open_to_survive,
     options, shield,
@@ -86,6 +89,7 @@ fn install_signals() -> Result<Signals, Failure> {
 
 /// A mount that is served.
 struct Running {
+    card: Card,
     tree: Arc<Loopback>,
     gate: Arc<Gate>,
     counters: Arc<Counters>,
@@ -144,6 +148,7 @@ fn make(
     })?;
     check_wishes(config, &server)?;
     log::info!("{}; {}", server.negotiated(), tree.describe());
+    let card = Card::of(config, &server);
     let mut restartable = false;
     if let (Some(supervisor), Some(device)) = (supervisor, heirloom) {
         restartable = is_restartable(config, &tree, &server)?;
@@ -176,6 +181,7 @@ fn make(
     }
     let _ = mounted.set(Arc::clone(&attachment));
     Ok(Running {
+        card,
         tree,
         gate,
         counters,
@@ -225,6 +231,7 @@ fn go_on(
     )
     .map_err(|error| system("can't go on with the connection", &error))?;
     log::debug!("{}; {}", server.negotiated(), tree.describe());
+    let card = Card::of(config, &server);
     let shutdown = new_shutdown()?;
     if !shutdown.resumed(inheritance.state) {
         let text = "the connection was being cut";
@@ -234,6 +241,7 @@ fn go_on(
     let broken = broken(true, &shutdown);
     let serving = start_serving(server, shutdown.clone(), mounted, broken)?;
     Ok(Running {
+        card,
         tree,
         gate,
         counters,
@@ -255,6 +263,7 @@ impl Running {
         supervisor: Option<&Supervisor>,
     ) -> Result<ExitCode, Failure> {
         let Self {
+            card,
             tree,
             gate,
             counters,
@@ -291,6 +300,14 @@ impl Running {
                 .obey(shutdown.clone(), Arc::clone(&gate))
                 .map_err(|error| system("can't start a thread", &error))?;
         }
+        let socket = listen(Desk {
+            card,
+            tree: Arc::clone(&tree),
+            gate: Arc::clone(&gate),
+            counters: Arc::clone(&counters),
+            shutdown: shutdown.clone(),
+            attachment: Arc::clone(&attachment),
+        });
         log::info!(
             "serving {} at {}",
             config.source.display(),
@@ -313,6 +330,7 @@ impl Running {
         });
         let ending = joined(control, restartable);
         drop(telling);
+        drop(socket);
         if let Ending::Finished(_) = ending {
             // Serving has ended: this waits for nothing but the thread's last steps.
             let _ = serving.join();
@@ -432,6 +450,23 @@ fn looking(
         in_flight: gate.in_flight(),
         answered: counters.answered(),
         left: shutdown.time_left(),
+    }
+}
+
+/// Has questions about this mount answered. A mount that can't be asked is a mount all the same.
+fn listen(desk: Desk) -> Option<socket::server::Server> {
+    let device = desk.attachment.device_number();
+    match socket::server::Server::start(device, Arc::new(desk)) {
+        Ok(server) => {
+            log::debug!("listening for questions at {}", server.path().display());
+            Some(server)
+        }
+        Err(error) => {
+            log::warn!(
+                "this mount can't be asked how it is, 'loopfs status' shows little of it: {error}"
+            );
+            None
+        }
     }
 }
 

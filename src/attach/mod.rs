@@ -13,12 +13,14 @@
 //! - `remount`: changing the flags of one that is there;
 //! - `detach`, `attachment`: taking it down, exactly;
 //! - `handover`: a mount that another process takes over;
+//! - `foreign`: the same for somebody else's;
 //! - `abort`: ending our connection; `error`: one line for everything that goes wrong.
 
 mod abort;
 mod attachment;
 mod detach;
 mod error;
+pub(crate) mod foreign;
 mod handover;
 mod helper;
 mod kernel;

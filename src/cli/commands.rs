@@ -5,10 +5,14 @@
 //! makes it an operand: commands have their own options, behind their name.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, Command as Definition, FromArgMatches as _, Subcommand};
+use clap::{Arg, ArgAction, Command as Definition, FromArgMatches as _, Subcommand, ValueHint};
 
-use crate::config::Command;
+use super::resolve;
+use crate::config::{Command, Limit, Shape, Unmount};
+use crate::exit::Failure;
+use crate::options;
 
 // What was typed. No doc comment: it would become the whole program's.
 #[derive(Debug, Subcommand)]
@@ -20,14 +24,78 @@ pub(super) enum Commands {
         #[arg(long)]
         json: bool,
     },
+    /// Show how a mount is: requests and how long they take, open files and who holds them, cache, memory
+    #[command(override_usage = "loopfs status [OPTIONS] MNT")]
+    Status {
+        /// Where it is mounted
+        #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+        target: PathBuf,
+        /// Print JSON, for programs
+        #[arg(long, conflicts_with = "prometheus")]
+        json: bool,
+        /// Print the text format of Prometheus, for a textfile collector
+        #[arg(long)]
+        prometheus: bool,
+    },
+    /// Unmount, when nobody uses the mount any more
+    #[command(override_usage = "loopfs unmount [OPTIONS] MNT")]
+    Unmount {
+        /// Where it is mounted
+        #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+        target: PathBuf,
+        /// When time is up: unmount all the same, what is open goes on working until it is closed
+        #[arg(short, long, conflicts_with = "force")]
+        lazy: bool,
+        /// When time is up: unmount all the same, and cut off what is open
+        #[arg(short, long)]
+        force: bool,
+        /// How long to wait for those who use it [default: 10, or 0 with --lazy or --force]
+        #[arg(short, long, value_name = "SECONDS|never", value_parser = options::limit_from_text)]
+        timeout: Option<Limit>,
+    },
+    /// Watch what is done with a mount: operations a second, how long they take, the busiest files and processes
+    #[command(override_usage = "loopfs top [MNT]")]
+    Top {
+        /// Where it is mounted; without it, if there are several, a list to choose from is shown
+        #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+        target: Option<PathBuf>,
+    },
 }
 
 impl Commands {
     /// What was meant.
-    pub(super) fn meant(self) -> Command {
-        match self {
+    fn meant(self) -> Result<Command, Failure> {
+        Ok(match self {
             Self::List { json } => Command::List { json },
-        }
+            Self::Status {
+                target,
+                json,
+                prometheus,
+            } => Command::Status {
+                target: resolve::target(&target)?,
+                shape: match (json, prometheus) {
+                    (_, true) => Shape::Prometheus,
+                    (true, false) => Shape::Json,
+                    (false, false) => Shape::People,
+                },
+            },
+            Self::Unmount {
+                target,
+                lazy,
+                force,
+                timeout,
+            } => Command::Unmount {
+                target: resolve::target(&target)?,
+                how: Unmount {
+                    lazy,
+                    force,
+                    timeout,
+                },
+            },
+            Self::Top { target } => Command::Top {
+                target: target.as_deref().map(resolve::target).transpose()?,
+            },
+        })
     }
 }
 
@@ -52,7 +120,10 @@ pub(super) fn is_command(word: &OsStr) -> bool {
 }
 
 /// Reads a command line whose first word is a command.
-pub(super) fn parse(program: Definition, args: Vec<OsString>) -> Result<Command, clap::Error> {
+pub(super) fn parse(
+    program: Definition,
+    args: Vec<OsString>,
+) -> Result<Result<Command, Failure>, clap::Error> {
     let matches = program.try_get_matches_from(args)?;
     Commands::from_arg_matches(&matches).map(Commands::meant)
 }
@@ -80,7 +151,21 @@ mod tests {
     fn the_first_word_decides() {
         assert_eq!(command("list"), Command::List { json: false });
         assert_eq!(command("list --json"), Command::List { json: true });
-        for args in ["./list m", "-- list m", "-f list m", "s list", "lists m"] {
+        let status = |shape| Command::Status {
+            target: "/".into(),
+            shape,
+        };
+        assert_eq!(command("status /"), status(Shape::People));
+        assert_eq!(command("status --prometheus /"), status(Shape::Prometheus));
+        let how = Unmount {
+            force: true,
+            timeout: Some(Limit::After(std::time::Duration::from_secs(5))),
+            ..Unmount::default()
+        };
+        let target = "/".into();
+        assert_eq!(command("unmount / -ft5"), Command::Unmount { target, how });
+        assert_eq!(command("top"), Command::Top { target: None });
+        for args in ["./list m", "-- list m", "-f top m", "s status", "lists m"] {
             assert!(
                 matches!(asked(args), Ok(Some(Asked::Mount(_)))),
                 "{args} is a mount"
@@ -96,5 +181,11 @@ mod tests {
             "unexpected argument 'm' found (Usage: loopfs list [OPTIONS]; try loopfs list --help)"
         );
         assert!(message("list --jsn").contains("did you mean '--json'?"));
+        assert_eq!(
+            message("unmount"),
+            "MNT is missing (Usage: loopfs unmount [OPTIONS] MNT; try loopfs unmount --help)"
+        );
+        assert!(message("unmount -fl /").contains("cannot be used with"));
+        assert!(message("status /no/such/mnt").starts_with("MNT '/no/such/mnt': "));
     }
 }

@@ -135,8 +135,18 @@ const DESCRIPTION: [&str; 5] = [
     "In the mount table the mount has the type |fuse.loopfs| and |SRC| as its source.",
 ];
 
-const COMMANDS: &str = "These look at mounts that are there, and never touch one, so that they work when it is dead or \
-     stuck. A first word that is the name of a command is a command: write `./list` for a directory of that name.";
+const COMMANDS: [&str; 4] = [
+    "These look at mounts that are there, and end them. They never go through a mount, so that they work when it is \
+     dead or stuck: the daemon of each mount answers at a socket, which only root and the user who mounted it may open. \
+     Of others' mounts they show what the mount table does.",
+    "A first word that is the name of a command is a command, whatever follows: write `./list` for a directory of \
+     that name, or put `--` in front.",
+    "States: |serving|; |draining|, no longer mounted and serving what is open; |aborting|, being cut off; |silent|, the \
+     daemon is there and does not answer; |dead|, it has ended without unmounting, and `loopfs unmount` mends that; \
+     |unknown|, somebody else's.",
+    "They return 0 when it was done, and also if there was nothing left to unmount; 1 if the command line is wrong; 2 \
+     if something is not permitted or not possible; 32 if nothing of loopfs is mounted there, or it is still in use.",
+];
 
 const MOUNT_OPTIONS: &str = "The words of the `-o` list. A later word wins over an earlier one, within a list and \
      across several `-o`. A comma that belongs to a value is written with a backslash in front, and so is a backslash \
@@ -174,7 +184,12 @@ const ENVIRONMENT: [(&str, &str); 3] = [
     ),
 ];
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
+    (
+        "/run/loopfs",
+        "The sockets at which root's daemons are asked how they are. Another user's are in `XDG_RUNTIME_DIR`, in \
+         |/run/user/UID/loopfs|, or in |/tmp/loopfs-UID|.",
+    ),
     ("/dev/fuse", "What the kernel sends its requests through."),
     (
         "/etc/fuse.conf",
@@ -226,7 +241,8 @@ fn man_page(version: &str) -> String {
     page.control("SH", ["OPTIONS"]);
     options(&mut page, &command);
 
-    page.control("SH", ["COMMANDS"]).text(rich(COMMANDS));
+    page.control("SH", ["COMMANDS"]);
+    paragraphs(&mut page, &COMMANDS);
     commands(&mut page, &mut command);
 
     page.control("SH", ["MOUNT OPTIONS"])
@@ -442,8 +458,13 @@ mod tests {
         let files = generated();
         let zsh = files.iter().find(|file| file.path.ends_with("/_loopfs"));
         let zsh = zsh.map(|file| file.content.as_str()).unwrap_or_default();
-        assert_eq!(zsh.matches("_files -/").count(), 2, "{zsh}");
-        assert!(zsh.contains("case $line[1] in"), "{zsh}");
+        for part in [
+            "'loopfs commands' commands \"$@\"\n    _files -/\n}",
+            "            (*)\n_files -/\n;;\n        esac",
+            "case $line[1] in",
+        ] {
+            assert_eq!(zsh.matches(part).count(), 1, "{part}");
+        }
     }
 
     #[test]

@@ -248,7 +248,7 @@ fn source(typed: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// MNT, absolute and without symlinks, without asking what is mounted there; it may not exist.
-fn target(typed: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn target(typed: &Path) -> Result<PathBuf, Failure> {
     let unusable = |error| unusable("MNT", typed, &error);
     let mut path = typed.to_owned();
     for _ in 0..MOST_LINKS {

@@ -314,34 +314,36 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.service.serve(asker(req), Op::Lookup, reply, |_, _| {
-            let moment = self.tree.moment();
-            match self.tree.lookup(node(parent), name) {
-                Ok(entry) => Ok(self.found(entry)),
-                Err(error) if error.errno() == CoreErrno::NOENT => {
-                    let keep = self.tree.keep_absence(node(parent), moment);
-                    let time = time_of(keep, self.caching.negative);
-                    if time.is_zero() {
-                        return Err(error);
+        self.service
+            .serve(asker(req, parent), Op::Lookup, reply, |_, _| {
+                let moment = self.tree.moment();
+                match self.tree.lookup(node(parent), name) {
+                    Ok(entry) => Ok(self.found(entry)),
+                    Err(error) if error.errno() == CoreErrno::NOENT => {
+                        let keep = self.tree.keep_absence(node(parent), moment);
+                        let time = time_of(keep, self.caching.negative);
+                        if time.is_zero() {
+                            return Err(error);
+                        }
+                        Ok(Found::Nothing(time))
                     }
-                    Ok(Found::Nothing(time))
+                    Err(error) => Err(error),
                 }
-                Err(error) => Err(error),
-            }
-        });
+            });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
         self.service
-            .serve_silently(Op::Forget, || self.tree.forget(node(ino), nlookup));
+            .serve_silently(Op::Forget, ino.0, || self.tree.forget(node(ino), nlookup));
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.service.serve(asker(req), Op::Getattr, reply, |_, _| {
-            let handle = fh.map(|fh| fh.0).filter(|handle| *handle != NO_HANDLE);
-            let attr = self.tree.getattr(node(ino), handle)?;
-            Ok((attr, self.caching))
-        });
+        self.service
+            .serve(asker(req, ino), Op::Getattr, reply, |_, _| {
+                let handle = fh.map(|fh| fh.0).filter(|handle| *handle != NO_HANDLE);
+                let attr = self.tree.getattr(node(ino), handle)?;
+                Ok((attr, self.caching))
+            });
     }
 
     fn setattr(
@@ -386,17 +388,20 @@ impl Filesystem for Adapter {
         };
         // Truncating by name waits for whoever has a lease on the file.
         if size.is_some() && fh.is_none_or(|fh| fh.0 == NO_HANDLE) {
-            self.serve_slowly(asker(req), Op::Setattr, reply, change);
+            self.serve_slowly(asker(req, ino), Op::Setattr, reply, change);
         } else {
             self.service
-                .serve(asker(req), Op::Setattr, reply, |_, _| change(&self.tree));
+                .serve(asker(req, ino), Op::Setattr, reply, |_, _| {
+                    change(&self.tree)
+                });
         }
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.service.serve(asker(req), Op::Readlink, reply, |_, _| {
-            self.tree.readlink(node(ino))
-        });
+        self.service
+            .serve(asker(req, ino), Op::Readlink, reply, |_, _| {
+                self.tree.readlink(node(ino))
+            });
     }
 
     fn mknod(
@@ -410,7 +415,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.service
-            .serve(asker(req), Op::Mknod, reply, |caller, _| {
+            .serve(asker(req, parent), Op::Mknod, reply, |caller, _| {
                 let new = NewName {
                     parent: node(parent),
                     name,
@@ -433,7 +438,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.service
-            .serve(asker(req), Op::Mkdir, reply, |caller, _| {
+            .serve(asker(req, parent), Op::Mkdir, reply, |caller, _| {
                 let new = NewName {
                     parent: node(parent),
                     name,
@@ -446,14 +451,14 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.service
-            .serve(asker(req), Op::Unlink, reply, |caller, _| {
+            .serve(asker(req, parent), Op::Unlink, reply, |caller, _| {
                 self.tree.unlink(*caller, node(parent), name)
             });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.service
-            .serve(asker(req), Op::Rmdir, reply, |caller, _| {
+            .serve(asker(req, parent), Op::Rmdir, reply, |caller, _| {
                 self.tree.rmdir(*caller, node(parent), name)
             });
     }
@@ -467,7 +472,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.service
-            .serve(asker(req), Op::Symlink, reply, |caller, _| {
+            .serve(asker(req, parent), Op::Symlink, reply, |caller, _| {
                 let entry =
                     self.tree
                         .symlink(*caller, node(parent), link_name, target.as_os_str())?;
@@ -486,7 +491,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service
-            .serve(asker(req), Op::Rename, reply, |caller, _| {
+            .serve(asker(req, parent), Op::Rename, reply, |caller, _| {
                 let (from, to) = ((node(parent), name), (node(newparent), newname));
                 self.tree.rename(*caller, from, to, flags.bits())
             });
@@ -501,7 +506,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.service
-            .serve(asker(req), Op::Link, reply, |caller, _| {
+            .serve(asker(req, ino), Op::Link, reply, |caller, _| {
                 self.tree
                     .link(*caller, node(ino), node(newparent), newname)
                     .map(|entry| self.found(entry))
@@ -525,7 +530,7 @@ impl Filesystem for Adapter {
         };
         let opener = self.opener.clone();
         self.serve_maybe_slowly(
-            asker(req),
+            asker(req, ino),
             Op::Open,
             reply,
             at_once,
@@ -548,7 +553,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         self.service
-            .serve(asker(req), Op::Create, reply, |caller, reply| {
+            .serve(asker(req, parent), Op::Create, reply, |caller, reply| {
                 let new = NewName {
                     parent: node(parent),
                     name,
@@ -584,7 +589,7 @@ impl Filesystem for Adapter {
     ) {
         let file = ((ino, fh), open_flags::for_reading(flags.0), &[][..]);
         let read = move |tree: &Loopback, handle, _: &[u8]| tree.read(handle, offset, size);
-        self.serve_on_file(asker(req), Op::Read, reply, file, read);
+        self.serve_on_file(asker(req, ino), Op::Read, reply, file, read);
     }
 
     fn write(
@@ -612,7 +617,7 @@ impl Filesystem for Adapter {
         let write = move |tree: &Loopback, handle, data: &[u8]| {
             tree.write(writer, handle, offset, data, mode)
         };
-        self.serve_on_file(asker(req), Op::Write, reply, file, write);
+        self.serve_on_file(asker(req, ino), Op::Write, reply, file, write);
     }
 
     fn flush(
@@ -627,13 +632,14 @@ impl Filesystem for Adapter {
             // Nothing is left to write when a file is closed, and SRC's file system has nothing to say.
             return reply.error(Errno::ENOSYS);
         }
-        self.service.serve(asker(req), Op::Flush, reply, |_, _| {
-            let result = self.tree.flush(fh.0);
-            if let Some(forward) = &self.forward {
-                forward.closed(node(ino), fh.0, lock_owner.0);
-            }
-            result
-        });
+        self.service
+            .serve(asker(req, ino), Op::Flush, reply, |_, _| {
+                let result = self.tree.flush(fh.0);
+                if let Some(forward) = &self.forward {
+                    forward.closed(node(ino), fh.0, lock_owner.0);
+                }
+                result
+            });
     }
 
     fn release(
@@ -646,26 +652,27 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.service.serve(asker(req), Op::Release, reply, |_, _| {
-            if fh.0 == NO_HANDLE {
-                return Ok(());
-            }
-            let (node, writes) = (node(ino), open_flags::writes(flags.0));
-            let last = self.opener.backings.released(node, writes, || {
-                self.tree.hear_writes(node);
-                self.opener.cache.drop_attributes(node);
+        self.service
+            .serve(asker(req, ino), Op::Release, reply, |_, _| {
+                if fh.0 == NO_HANDLE {
+                    return Ok(());
+                }
+                let (node, writes) = (node(ino), open_flags::writes(flags.0));
+                let last = self.opener.backings.released(node, writes, || {
+                    self.tree.hear_writes(node);
+                    self.opener.cache.drop_attributes(node);
+                });
+                if last.is_some() {
+                    self.tree.note_closing(fh.0);
+                }
+                // A backing file is given up before the handle's record is.
+                drop(last);
+                let result = self.tree.release(fh.0);
+                if let Some(forward) = &self.forward {
+                    forward.released(node, fh.0);
+                }
+                result
             });
-            if last.is_some() {
-                self.tree.note_closing(fh.0);
-            }
-            // A backing file is given up before the handle's record is.
-            drop(last);
-            let result = self.tree.release(fh.0);
-            if let Some(forward) = &self.forward {
-                forward.released(node, fh.0);
-            }
-            result
-        });
     }
 
     fn getlk(
@@ -693,7 +700,9 @@ impl Filesystem for Adapter {
             process: pid,
         };
         self.service
-            .serve(asker(req), Op::Getlk, reply, |_, _| forward.test(&request));
+            .serve(asker(req, ino), Op::Getlk, reply, |_, _| {
+                forward.test(&request)
+            });
     }
 
     fn setlk(
@@ -721,7 +730,7 @@ impl Filesystem for Adapter {
             kind: typ,
             process: pid,
         };
-        forward.set(&self.service, asker(req), &request, sleep, reply);
+        forward.set(&self.service, asker(req, ino), &request, sleep, reply);
     }
 
     fn fsync(
@@ -732,7 +741,7 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_writing_out(asker(req), Op::Fsync, reply, move |tree| {
+        self.serve_writing_out(asker(req, ino), Op::Fsync, reply, move |tree| {
             with_handle(tree, (ino, fh), open_flags::READ_ONLY, |handle| {
                 tree.fsync(handle, datasync)
             })
@@ -740,23 +749,24 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.service.serve(asker(req), Op::Opendir, reply, |_, _| {
-            self.tree
-                .opendir(node(ino), flags.0)
-                .map(Opening::of_directory)
-        });
+        self.service
+            .serve(asker(req, ino), Op::Opendir, reply, |_, _| {
+                self.tree
+                    .opendir(node(ino), flags.0)
+                    .map(Opening::of_directory)
+            });
     }
 
     fn readdir(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
         self.service
-            .serve(asker(req), Op::Readdir, reply, |_, reply| {
+            .serve(asker(req, ino), Op::Readdir, reply, |_, reply| {
                 self.tree.readdir(fh.0, offset, |listed| {
                     let kind = kind(listed.kind.unwrap_or(FileType::Unknown));
                     let full = reply.add(INodeNo(listed.ino.0), listed.next, kind, listed.name);
@@ -768,13 +778,13 @@ impl Filesystem for Adapter {
     fn readdirplus(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
         self.service
-            .serve(asker(req), Op::Readdirplus, reply, |_, reply| {
+            .serve(asker(req, ino), Op::Readdirplus, reply, |_, reply| {
                 self.tree.readdirplus(fh.0, offset, |listed, known| {
                     // fuser has one time for both here: the shorter one is true for both.
                     let shorter = self.caching.attr.min(self.caching.entry);
@@ -791,13 +801,13 @@ impl Filesystem for Adapter {
     fn releasedir(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
         self.service
-            .serve(asker(req), Op::Releasedir, reply, |_, _| {
+            .serve(asker(req, ino), Op::Releasedir, reply, |_, _| {
                 self.tree.releasedir(fh.0)
             });
     }
@@ -805,20 +815,21 @@ impl Filesystem for Adapter {
     fn fsyncdir(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_writing_out(asker(req), Op::Fsyncdir, reply, move |tree| {
+        self.serve_writing_out(asker(req, ino), Op::Fsyncdir, reply, move |tree| {
             tree.fsyncdir(fh.0, datasync)
         });
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.service.serve(asker(req), Op::Statfs, reply, |_, _| {
-            self.tree.statfs(node(ino))
-        });
+        self.service
+            .serve(asker(req, ino), Op::Statfs, reply, |_, _| {
+                self.tree.statfs(node(ino))
+            });
     }
 
     fn setxattr(
@@ -832,35 +843,37 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.service
-            .serve(asker(req), Op::Setxattr, reply, |caller, _| {
+            .serve(asker(req, ino), Op::Setxattr, reply, |caller, _| {
                 self.tree.setxattr(*caller, node(ino), name, value, flags)
             });
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.service.serve(asker(req), Op::Getxattr, reply, |_, _| {
-            self.tree.getxattr(node(ino), name, size)
-        });
+        self.service
+            .serve(asker(req, ino), Op::Getxattr, reply, |_, _| {
+                self.tree.getxattr(node(ino), name, size)
+            });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.service
-            .serve(asker(req), Op::Listxattr, reply, |caller, _| {
+            .serve(asker(req, ino), Op::Listxattr, reply, |caller, _| {
                 self.tree.listxattr(*caller, node(ino), size)
             });
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.service
-            .serve(asker(req), Op::Removexattr, reply, |caller, _| {
+            .serve(asker(req, ino), Op::Removexattr, reply, |caller, _| {
                 self.tree.removexattr(*caller, node(ino), name)
             });
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        self.service.serve(asker(req), Op::Access, reply, |_, _| {
-            self.tree.access(node(ino), mask.bits())
-        });
+        self.service
+            .serve(asker(req, ino), Op::Access, reply, |_, _| {
+                self.tree.access(node(ino), mask.bits())
+            });
     }
 
     fn fallocate(
@@ -879,7 +892,7 @@ impl Filesystem for Adapter {
             tree.fallocate(caller, handle, mode, offset, length)
         };
         let file = ((ino, fh), flags, &[][..]);
-        self.serve_on_file(asker(req), Op::Fallocate, reply, file, allocate);
+        self.serve_on_file(asker(req, ino), Op::Fallocate, reply, file, allocate);
     }
 
     fn lseek(
@@ -893,7 +906,7 @@ impl Filesystem for Adapter {
     ) {
         let file = ((ino, fh), open_flags::READ_ONLY, &[][..]);
         let seek = move |tree: &Loopback, handle, _: &[u8]| tree.lseek(handle, offset, whence);
-        self.serve_on_file(asker(req), Op::Lseek, reply, file, seek);
+        self.serve_on_file(asker(req, ino), Op::Lseek, reply, file, seek);
     }
 
     fn copy_file_range(
@@ -911,7 +924,7 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(req);
         let cache = Arc::clone(&self.opener.cache);
-        self.serve_slowly(asker(req), Op::CopyFileRange, reply, move |tree| {
+        self.serve_slowly(asker(req, ino_in), Op::CopyFileRange, reply, move |tree| {
             let writing = open_flags::for_writing(open_flags::READ_ONLY);
             let copied = with_handle(tree, (ino_in, fh_in), open_flags::READ_ONLY, |from| {
                 with_handle(tree, (ino_out, fh_out), writing, |to| {
@@ -948,10 +961,10 @@ impl Filesystem for Adapter {
         };
         if is_dir {
             let run = |_: &Caller, _: &mut _| run(&self.tree, fh.0, in_data);
-            self.service.serve(asker(req), Op::Ioctl, reply, run);
+            self.service.serve(asker(req, ino), Op::Ioctl, reply, run);
         } else {
             let file = ((ino, fh), open_flags::READ_ONLY, in_data);
-            self.serve_on_file(asker(req), Op::Ioctl, reply, file, run);
+            self.serve_on_file(asker(req, ino), Op::Ioctl, reply, file, run);
         }
     }
 

@@ -21,10 +21,11 @@ pub(super) fn caller(request: &fuser::Request) -> Caller {
     }
 }
 
-/// Who asks, and in which request.
-pub(super) fn asker(request: &fuser::Request) -> Asker {
+/// Who asks, of which node, and in which request.
+pub(super) fn asker(request: &fuser::Request, node: INodeNo) -> Asker {
     Asker {
         caller: caller(request),
+        node: node.0,
         unique: request.unique().0,
     }
 }

@@ -1,5 +1,5 @@
 //! What happens around every operation, written once: the gate, faults for tests, the panic
-//! guard, counting, tracing and the reply. Also for a reply that another thread sends later ([`Owed`]).
+//! guard, counting and timing, tracing and the reply. Also for a reply that another thread sends later ([`Owed`]).
 //! That a read-only mount is not changed is the kernel's to see to, which a remount tells.
 
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use crate::error::{Errno, Error, Result};
 use crate::lifecycle::gate::{Gate, OwnedPass};
 use crate::loopback::Caller;
 use crate::observe::faults::{Fault, Faults};
-use crate::observe::{Counters, Outcome};
+use crate::observe::{Begun, Counters, Outcome};
 use crate::op::Op;
 use crate::survive::Slot;
 use crate::sync::Arc;
@@ -28,10 +28,11 @@ pub(super) trait Respond: Sized {
     fn err(self, errno: i32);
 }
 
-/// Who asks, and in which request.
+/// Who asks, of which node, and in which request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asker {
     pub(super) caller: Caller,
+    pub(super) node: u64,
     pub(super) unique: u64,
 }
 
@@ -48,17 +49,28 @@ pub(super) struct Owed<R> {
     // The order of the fields is that of their dropping: in flight until answered.
     reply: R,
     slot: Option<Slot>,
+    under_way: UnderWay,
     pass: OwnedPass,
     caller: Caller,
-    op: Op,
+}
+
+/// A request in the counters, until this is dropped.
+struct UnderWay {
+    begun: Begun,
     service: Arc<Service>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.service.counters.leave(self.begun);
+    }
 }
 
 impl<R: Respond> Owed<R> {
     /// Does the rest of the work and answers, with the same guard against panics as on an event loop.
     pub(super) fn answer(mut self, f: impl FnOnce(&mut R) -> Result<R::Ok>) {
-        let (service, op) = (Arc::clone(&self.service), self.op);
-        service.guarded(op, || {
+        let (service, begun) = (Arc::clone(&self.under_way.service), self.under_way.begun);
+        service.guarded(begun, || {
             let in_hand = self.slot.as_ref().map(Slot::enter);
             let result = f(&mut self.reply);
             drop(in_hand);
@@ -75,12 +87,12 @@ impl<R: Respond> Owed<R> {
         let Self {
             reply,
             slot,
+            under_way,
             pass,
             caller,
-            op,
-            service,
         } = self;
-        service.answer((caller, op, slot.as_ref()), reply, result);
+        let UnderWay { begun, service } = &under_way;
+        service.answer((caller, *begun, slot.as_ref()), reply, result);
         drop(slot);
         drop(pass);
     }
@@ -132,15 +144,15 @@ impl Service {
         let Some(_pass) = self.gate.enter() else {
             return reply.err(Error::CLOSING.code());
         };
-        self.begun(op);
-        let Asker { caller, unique } = asker;
+        let begun = self.begin(asker, op);
+        let Asker { caller, unique, .. } = asker;
         // Free again when the reply has been sent, or dropped.
         let slot = self.slot(unique, op);
-        self.guarded(op, || {
+        self.guarded(begun, || {
             let in_hand = slot.as_ref().map(Slot::enter);
             let result = self.admit(op).and_then(|()| f(&caller, &mut reply));
             drop(in_hand);
-            self.answer((caller, op, slot.as_ref()), reply, result);
+            self.answer((caller, begun, slot.as_ref()), reply, result);
         });
     }
 
@@ -158,15 +170,15 @@ impl Service {
         let Some(pass) = self.gate.enter_owned() else {
             return reply.err(Error::CLOSING.code());
         };
-        self.begun(op);
-        self.guarded(op, || {
+        let begun = self.begin(asker, op);
+        self.guarded(begun, || {
+            let service = Arc::clone(self);
             let mut owed = Owed {
                 reply,
                 slot: self.slot(asker.unique, op),
-                caller: asker.caller,
-                op,
-                service: Arc::clone(self),
+                under_way: UnderWay { begun, service },
                 pass,
+                caller: asker.caller,
             };
             let in_hand = owed.slot.as_ref().map(Slot::enter);
             let step = self.admit(op).and_then(|()| f(&mut owed.reply));
@@ -185,21 +197,22 @@ impl Service {
 
     fn answer<R: Respond>(
         &self,
-        (caller, op, slot): (Caller, Op, Option<&Slot>),
+        (caller, begun, slot): (Caller, Begun, Option<&Slot>),
         reply: R,
         result: Result<R::Ok>,
     ) {
+        let op = begun.op;
         match result {
             Ok(value) => {
                 if let Some(slot) = slot {
                     slot.sending();
                 }
-                self.counters.count(op, Outcome::Served);
+                self.counters.end(begun, Outcome::Served);
                 log::trace!("{op} for uid {} pid {}: done", caller.uid, caller.pid);
                 reply.ok(value);
             }
             Err(error) => {
-                self.counters.count(op, Outcome::Failed);
+                self.counters.end(begun, Outcome::Failed);
                 log::trace!("{op} for uid {} pid {}: {error}", caller.uid, caller.pid);
                 self.lack.tell(op, error);
                 reply.err(error.code());
@@ -209,19 +222,22 @@ impl Service {
 
     /// Serves a request that has no reply (FORGET), even when the gate is closed: it only gives
     /// back.
-    pub(super) fn serve_silently(&self, op: Op, f: impl FnOnce()) {
-        self.guarded(op, || {
+    pub(super) fn serve_silently(&self, op: Op, node: u64, f: impl FnOnce()) {
+        // It has no caller: the kernel forgets when it likes.
+        let begun = self.counters.begin(op, node, 0);
+        self.guarded(begun, || {
             f();
-            self.counters.count(op, Outcome::Served);
+            self.counters.end(begun, Outcome::Served);
         });
     }
 
     /// A request was taken up.
-    fn begun(&self, op: Op) {
+    fn begin(&self, asker: Asker, op: Op) -> Begun {
         if let Some(awake) = &self.awake {
             awake.touch();
         }
         self.crash_if_asked(op);
+        self.counters.begin(op, asker.node, asker.caller.pid)
     }
 
     fn crash_if_asked(&self, op: Op) {
@@ -241,12 +257,13 @@ impl Service {
         }
     }
 
-    fn guarded(&self, op: Op, work: impl FnOnce()) {
+    fn guarded(&self, begun: Begun, work: impl FnOnce()) {
         let _guarded = Guarded::enter();
         // Unwind safety: what `work` can leave half-done is behind locks whose poison `sync::lock`
         // ignores because each section keeps its data consistent, or owned by `work` and dropped.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-            self.counters.count(op, Outcome::Panicked);
+            let op = begun.op;
+            self.counters.end(begun, Outcome::Panicked);
             let text = panic
                 .downcast_ref::<&str>()
                 .map(|text| (*text).to_owned())
@@ -338,6 +355,7 @@ mod tests {
     }
 
     const ASKER: Asker = Asker {
+        node: 1,
         caller: Caller {
             uid: 0,
             gid: 0,
@@ -374,7 +392,7 @@ mod tests {
         assert_eq!(*log.borrow(), [Err(libc_eio()), Ok(1)]);
         assert_eq!(service.counters.get(Op::Read, Outcome::Panicked), 1);
         assert_eq!(service.gate.in_flight(), 0);
-        service.serve_silently(Op::Forget, || panic!("a bug"));
+        service.serve_silently(Op::Forget, 1, || panic!("a bug"));
         assert_eq!(service.counters.get(Op::Forget, Outcome::Panicked), 1);
     }
 

@@ -106,6 +106,14 @@ impl Shutdown {
         self.apply(Event::Asked(cause));
     }
 
+    /// Asks for an end that waits for nobody: open files are cut off. As a signal and a second one, but `cause` is
+    /// kept.
+    pub fn cut_off(&self, cause: Cause) {
+        self.apply(Event::Asked(cause));
+        // What a second one does in the state that the first has led to, and nothing where it was that far already.
+        self.apply(Event::Signal(SignalName::Term));
+    }
+
     /// The mount is published: from now on the end includes taking it away.
     pub fn started(&self) {
         self.apply(Event::Started);
@@ -284,6 +292,27 @@ mod tests {
             missing.is_empty() && invented.is_empty(),
             "missing {missing:?}\ninvented {invented:?}"
         );
+    }
+
+    #[test]
+    fn being_cut_off_twice_is_being_cut_off() {
+        let shutdown = Shutdown::new().unwrap();
+        shutdown.started();
+        shutdown.cut_off(Cause::Unmounted);
+        let aborting = |state| {
+            matches!(
+                state,
+                State::Aborting {
+                    cause: Cause::Unmounted,
+                    ..
+                }
+            )
+        };
+        assert!(aborting(shutdown.state()), "{shutdown:?}");
+        assert!(shutdown.take().contains(&Action::Abort));
+        shutdown.cut_off(Cause::Unmounted);
+        assert!(aborting(shutdown.state()), "{shutdown:?}");
+        assert_eq!(shutdown.take(), []);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub mod watch;
 pub mod xattr;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Errno, Error, Result, Tried};
 use crate::policy;
@@ -231,6 +231,22 @@ impl Loopback {
     #[must_use]
     pub fn root_ino(&self) -> u64 {
         self.root.identity().ino
+    }
+
+    /// Where an inode is in SRC, relative to its root, for somebody who looks: told only if a descriptor is at hand, so
+    /// that nothing of SRC is asked, and as the kernel has it at the moment.
+    #[must_use]
+    pub fn path_at_hand(&self, node: NodeNo) -> Option<PathBuf> {
+        let inode = self.table.get(node)?;
+        let path = fs::path_of(inode.object()?.fd()).ok()?;
+        let root = fs::path_of(self.root.object()?.fd()).ok()?;
+        let below = path.strip_prefix(&root).ok()?;
+        let below = if below.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            below
+        };
+        Some(below.to_owned())
     }
 
     fn inode(&self, node: NodeNo) -> Result<Arc<Inode>> {

@@ -3,11 +3,13 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 use std::ptr;
 
@@ -157,6 +159,53 @@ pub fn file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// What this process occupies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the memory (resident set), in bytes.
+    pub memory_bytes: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// Threads.
+    pub threads: u64,
+}
+
+/// What this process occupies; 0 for what /proc does not tell.
+#[must_use]
+pub fn own_usage() -> Usage {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let number = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    // Since Linux 6.2 the directory's size is their number (`proc_fd_getattr`): there may be a million.
+    let told = fs::metadata("/proc/self/fd").map_or(0, |directory| directory.len());
+    let descriptors = match told {
+        0 => fs::read_dir("/proc/self/fd").map_or(0, |names| names.count() as u64),
+        told => told,
+    };
+    Usage {
+        memory_bytes: number("VmRSS:").unwrap_or(0) * 1024,
+        descriptors,
+        threads: number("Threads:").unwrap_or(0),
+    }
+}
+
+/// The process that `thread` is of, and its name; nothing once it has ended. Its command line is not read: that takes
+/// its memory, a page of which may be one of ours.
+#[must_use]
+pub fn process_of(thread: u32) -> Option<(u32, OsString)> {
+    let status = fs::read(format!("/proc/{thread}/status")).ok()?;
+    let mut lines = status.split(|&byte| byte == b'\n');
+    let process = lines.find_map(|line| line.strip_prefix(b"Tgid:"))?;
+    let process = std::str::from_utf8(process).ok()?.trim().parse().ok()?;
+    let mut name = fs::read(format!("/proc/{process}/comm")).ok()?;
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    Some((process, OsString::from_vec(name)))
+}
+
 /// Gives memory that was freed back to the system. glibc does so by itself only with what lies at the
 /// end of a heap; other C libraries are left to their own ways.
 pub fn give_memory_back() {
@@ -220,6 +269,31 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    #[test]
+    fn this_process_is_known() {
+        let usage = own_usage();
+        assert!(usage.memory_bytes > 100_000, "{usage:?}");
+        assert!(
+            usage.descriptors > 2 && usage.descriptors < 1000,
+            "{usage:?}"
+        );
+        let (process, name) = thread::spawn(|| {
+            process_of(
+                rustix::thread::gettid()
+                    .as_raw_nonzero()
+                    .get()
+                    .try_into()
+                    .unwrap(),
+            )
+        })
+        .join()
+        .unwrap()
+        .unwrap();
+        assert_eq!(process, std::process::id());
+        assert!(!name.is_empty());
+        assert_eq!(process_of(u32::MAX), None);
+    }
 
     #[test]
     fn fork_refuses_beside_other_threads() {

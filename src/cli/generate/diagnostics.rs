@@ -74,6 +74,42 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         "The variable is for tests: unset it.",
     ),
     said(
+        Usage,
+        "there are several mounts, and no terminal to choose on: loopfs top MNT",
+        "Name the one to look at.",
+    ),
+    said(
+        System,
+        "can't read the mount table (/proc/self/mountinfo): |REASON|",
+        "/proc is not mounted: mount -t proc proc /proc.",
+    ),
+    said(
+        System,
+        "|MNT| was mounted by user |UID|: only they and root may unmount it",
+        "Ask them, or root.",
+    ),
+    said(
+        System,
+        "the connection of |MNT| can't be cut: |REASON|",
+        "`loopfs unmount --force` found no daemon that could do it. Mount the control file system: mount -t fusectl \
+         fusectl /sys/fs/fuse/connections; or end the daemon.",
+    ),
+    said(
+        System,
+        "can't reach |MNT|: |REASON|",
+        "The directory that it is mounted on can't be looked up any more. `umount -l` may still know it.",
+    ),
+    said(
+        System,
+        "can't use the terminal: |REASON|; in a pipe 'loopfs top MNT' prints lines",
+        "Something is wrong with the terminal or with TERM.",
+    ),
+    said(
+        System,
+        "can't write to stdout: |REASON|",
+        "Where the output goes to is full, or was closed.",
+    ),
+    said(
         System,
         "/dev/fuse is missing: load the module (modprobe fuse), or give the container the device (--device /dev/fuse)",
         "Of `podman run` and `docker run` that is an option. The same is said where the kernel itself has no FUSE: this \
@@ -417,6 +453,26 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         "|MNT|: mounted, but invisible outside of this service, which has a mount namespace of its own: remove \
          ProtectSystem=, ProtectHome=, PrivateTmp=, PrivateMounts= and their kin from its unit",
         "The comments in loopfs@.service say which settings keep the mount visible.",
+    ),
+    said(
+        MountFailed,
+        "nothing of loopfs is mounted at |MNT|; 'loopfs list' shows what is",
+        "Write the directory that the mount is on, not one below it.",
+    ),
+    said(
+        MountFailed,
+        "no loopfs mount to look at",
+        "There is none on this machine.",
+    ),
+    said(
+        MountFailed,
+        "|MNT| is still in use by |PROCESSES|; --lazy lets them finish, --force cuts them off",
+        "Nothing was changed. End the processes, or take one of the options.",
+    ),
+    said(
+        MountFailed,
+        "|PATH| is mounted on |MNT|: unmount that first, it is never taken along",
+        "What is mounted on it or in it hides it, and belongs to somebody.",
     ),
 ];
 

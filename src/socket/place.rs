@@ -1,0 +1,234 @@
+//! Where the sockets lie: in a directory of the mount's owner, each named by the device number of its mount. The kernel
+//! gives that number to one file system at a time, and to the next when this one has gone: two daemons never want the
+//! same name, and what lies at ours when we begin is what a killed one has left.
+//!
+//! Root's are in `/run/loopfs`. Another user's are below `$XDG_RUNTIME_DIR` or `/run/user/UID`, and where neither is
+//! there in `/tmp/loopfs-UID`, a name that anybody can take first: a directory counts only if it is its owner's, no
+//! symlink, and nobody else may write to it. One that does not count is as good as none.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{SocketAddrUnix, SocketFlags};
+
+use crate::sys::mountinfo::DeviceNumber;
+
+const SUFFIX: &str = ".sock";
+/// As many left-overs are looked at, at most, in one go.
+const MOST_STALE: usize = 256;
+
+/// Where sockets of mounts of `owner` may be, in the order in which a daemon tries them.
+fn candidates(owner: u32) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    if owner == 0 {
+        found.push(PathBuf::from("/run/loopfs"));
+    }
+    if owner == rustix::process::geteuid().as_raw()
+        && let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
+        && runtime.is_absolute()
+    {
+        found.push(runtime.join("loopfs"));
+    }
+    found.push(PathBuf::from(format!("/run/user/{owner}/loopfs")));
+    found.push(PathBuf::from(format!("/tmp/loopfs-{owner}")));
+    found
+}
+
+/// A directory of sockets.
+#[derive(Debug)]
+pub(super) struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+    owner: u32,
+}
+
+impl Directory {
+    /// Those of `owner` that are there.
+    pub(super) fn all_of(owner: u32) -> Vec<Self> {
+        let open = |path| Self::open(path, owner).ok();
+        let mut all: Vec<Self> = Vec::new();
+        for directory in candidates(owner).into_iter().filter_map(open) {
+            if !all.iter().any(|other| other.path == directory.path) {
+                all.push(directory);
+            }
+        }
+        all
+    }
+
+    /// The one for mounts of this process, made if need be.
+    pub(super) fn own() -> io::Result<Self> {
+        let owner = rustix::process::geteuid().as_raw();
+        let mut last = None;
+        for path in candidates(owner) {
+            // 0755 for root's: names in there are no secret. `/run/user/UID` itself is closed to others.
+            let mode = if owner == 0 { 0o755 } else { 0o700 };
+            let made = rustix::fs::mkdir(&path, Mode::from_raw_mode(mode));
+            let opened = match made {
+                Ok(()) | Err(Errno::EXIST) => Self::open(path, owner),
+                Err(errno) => Err(named(&path, errno)),
+            };
+            match opened {
+                Ok(directory) => {
+                    // The umask may have taken more than it should.
+                    let _ = rustix::fs::fchmod(&directory.fd, Mode::from_raw_mode(mode));
+                    return Ok(directory);
+                }
+                // The last one is there on every machine.
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::other("there is no directory for it")))
+    }
+
+    fn open(path: PathBuf, owner: u32) -> io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd =
+            rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| named(&path, errno))?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if stat.st_uid != owner || stat.st_mode & 0o022 != 0 {
+            let text = format!("{} belongs to somebody else", path.display());
+            return Err(io::Error::other(text));
+        }
+        Ok(Self { fd, path, owner })
+    }
+
+    /// The address of the name in it: through the descriptor, so that it is this directory whatever happens to its
+    /// path, and short enough for an address.
+    fn address(&self, name: &str) -> io::Result<SocketAddrUnix> {
+        let path = format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd());
+        Ok(SocketAddrUnix::new(path)?)
+    }
+
+    /// Who alone may have put sockets here.
+    pub(super) fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// Keeps others of us from changing it meanwhile; until the descriptor is closed.
+    fn lock(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, ".", flags, Mode::empty())?;
+        rustix::fs::flock(&fd, FlockOperation::LockExclusive)?;
+        Ok(fd)
+    }
+
+    /// The devices that there are sockets for.
+    pub(super) fn devices(&self) -> Vec<DeviceNumber> {
+        // Not by the path, which may lead elsewhere by now.
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let names = fs::read_dir(path).into_iter().flatten().flatten();
+        names
+            .filter_map(|entry| device_of(&entry.file_name()))
+            .take(MOST_STALE)
+            .collect()
+    }
+
+    /// A connection to the socket for `device`.
+    pub(super) fn connect(&self, device: DeviceNumber) -> rustix::io::Result<OwnedFd> {
+        let name = name_of(device);
+        let stat = rustix::fs::statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || stat.st_uid != self.owner {
+            return Err(Errno::ACCESS);
+        }
+        let socket = super::new_socket(SocketFlags::NONBLOCK)?;
+        let address = self.address(&name).map_err(|_| Errno::NAMETOOLONG)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(socket)
+    }
+
+    /// A socket for `device` that listens and that nobody but its owner may open.
+    pub(super) fn listen(self, device: DeviceNumber, backlog: i32) -> io::Result<Listening> {
+        let socket = super::new_socket(SocketFlags::NONBLOCK)?;
+        // Of the socket, before it has a name: the name gets this mode (`unix_bind_bsd`), and is at no time open to
+        // more than it should be.
+        rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
+        let name = name_of(device);
+        let first = format!(".{name}.{}", rustix::process::getpid());
+        let _alone = self.lock()?;
+        self.remove_stale();
+        let _ = rustix::fs::unlinkat(&self.fd, &first, AtFlags::empty());
+        rustix::net::bind(&socket, &self.address(&first)?)?;
+        let stat = rustix::fs::statat(&self.fd, &first, AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::net::listen(&socket, backlog)?;
+        // It replaces what a killed daemon has left of that name.
+        rustix::fs::renameat(&self.fd, &first, &self.fd, &name)?;
+        Ok(Listening {
+            socket,
+            name,
+            inode: (stat.st_dev, stat.st_ino),
+            directory: self,
+        })
+    }
+
+    /// Removes what killed daemons have left: sockets that nobody listens on. Under the lock only: one that is just
+    /// being made does not listen yet.
+    fn remove_stale(&self) {
+        for device in self.devices() {
+            if matches!(self.connect(device), Err(Errno::CONNREFUSED)) {
+                let _ = rustix::fs::unlinkat(&self.fd, name_of(device), AtFlags::empty());
+            }
+        }
+    }
+
+    /// The same, for a client, who may not if it is somebody else's directory.
+    pub(super) fn clean(&self) {
+        if let Ok(_alone) = self.lock() {
+            self.remove_stale();
+        }
+    }
+}
+
+/// A socket that listens, under its name until this is dropped.
+#[derive(Debug)]
+pub(super) struct Listening {
+    socket: OwnedFd,
+    directory: Directory,
+    name: String,
+    inode: (u64, u64),
+}
+
+impl Listening {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Where it lies, for the log.
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.path.join(&self.name)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let Ok(_alone) = self.directory.lock() else {
+            return;
+        };
+        // When the mount has gone its number may be another's already, and so may the name.
+        let stat = rustix::fs::statat(&self.directory.fd, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        if stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.inode) {
+            let _ = rustix::fs::unlinkat(&self.directory.fd, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+fn name_of(device: DeviceNumber) -> String {
+    format!("{}:{}{SUFFIX}", device.major, device.minor)
+}
+
+fn device_of(name: &OsString) -> Option<DeviceNumber> {
+    let (major, minor) = name.to_str()?.strip_suffix(SUFFIX)?.split_once(':')?;
+    Some(DeviceNumber {
+        major: major.parse().ok()?,
+        minor: minor.parse().ok()?,
+    })
+}
+
+fn named(path: &Path, errno: Errno) -> io::Error {
+    let error = io::Error::from(errno);
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,66 @@
+//! Running a command, and reading what it says.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::common::process::{eventually, run};
+use crate::common::{Finished, LIMIT, Mount, Signal, TestEnv};
+
+/// `loopfs WORDS MNT`, within the time that anything may take.
+pub(crate) fn look(env: &TestEnv, words: &[&str]) -> Finished {
+    let mut command = env.loopfs(words);
+    command.arg(env.mnt());
+    run(&mut command, LIMIT)
+}
+
+/// `loopfs status --json MNT`.
+#[track_caller]
+pub(crate) fn status(env: &TestEnv) -> Value {
+    serde_json::from_str(&look(env, &["status", "--json"]).success()).expect("JSON")
+}
+
+/// The entries of `loopfs list --json` that are of this test.
+#[track_caller]
+pub(crate) fn listed(env: &TestEnv) -> Vec<Value> {
+    let text = run(&mut env.loopfs(["list", "--json"]), LIMIT).success();
+    let all: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    let ours = |it: &Value| Path::new(it["target"].as_str().unwrap()).starts_with(env.root());
+    all.into_iter().filter(ours).collect()
+}
+
+/// Where the socket of a mount of root's lies.
+pub(crate) fn socket(mount: &Mount) -> PathBuf {
+    PathBuf::from(format!("/run/loopfs/0:{}.sock", mount.entry().minor))
+}
+
+/// A file that is open below MNT.
+pub(crate) fn open(mount: &Mount) -> File {
+    fs::write(mount.source("held"), "held").unwrap();
+    File::open(mount.path("held")).unwrap()
+}
+
+/// A process that does not run, until this is dropped.
+pub(crate) struct Stopped<'a>(&'a Mount);
+
+impl<'a> Stopped<'a> {
+    pub(crate) fn stop(mount: &'a Mount) -> Self {
+        mount.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", mount.pid().as_raw_nonzero());
+        eventually("every thread has stopped", LIMIT, || {
+            let mut threads = fs::read_dir(&tasks).unwrap().flatten();
+            threads.all(|thread| {
+                let status = fs::read_to_string(thread.path().join("status"));
+                status.is_ok_and(|status| status.contains("State:\tT"))
+            })
+        });
+        Self(mount)
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::CONT);
+    }
+}
