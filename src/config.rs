@@ -39,6 +39,13 @@ pub enum Command {
         /// What about those who use it.
         how: Unmount,
     },
+    /// What is wrong, and what mends it.
+    Doctor {
+        /// Where something is mounted or is to be, absolute; else of every mount.
+        target: Option<PathBuf>,
+        /// For programs, rather than for people.
+        json: bool,
+    },
     /// What is done with one, live.
     Top {
         /// Where it is mounted, absolute; else it is chosen.

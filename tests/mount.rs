@@ -5,6 +5,7 @@
 
 mod common;
 mod mount {
+    pub(crate) mod doctor;
     pub(crate) mod ending;
     pub(crate) mod fallbacks;
     pub(crate) mod faults;

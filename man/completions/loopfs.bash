@@ -16,6 +16,9 @@ _loopfs() {
             ",$1")
                 cmd="loopfs"
                 ;;
+            loopfs,doctor)
+                cmd="loopfs__subcmd__doctor"
+                ;;
             loopfs,list)
                 cmd="loopfs__subcmd__list"
                 ;;
@@ -35,7 +38,7 @@ _loopfs() {
 
     case "${cmd}" in
         loopfs)
-            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --cache --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --supervise --restart-limit --verbose --debug --log-format --help --version list status unmount top"
+            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --cache --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --supervise --restart-limit --verbose --debug --log-format --help --version list status unmount doctor top"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -77,6 +80,20 @@ _loopfs() {
                     COMPREPLY=($(compgen -W "auto text journal json" -- "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        loopfs__subcmd__doctor)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

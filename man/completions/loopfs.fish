@@ -1,6 +1,6 @@
 function __fish_loopfs_needs_command
     set -l cmd (commandline -opc)
-    if contains -- "$cmd[2]" list status unmount top
+    if contains -- "$cmd[2]" list status unmount doctor top
         echo $cmd[2]
         return 1
     end
@@ -48,6 +48,7 @@ complete -c loopfs -n "__fish_loopfs_needs_command" -s V -l version -d 'Print th
 complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "list" -d 'Show the loopfs mounts of this machine'
 complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "status" -d 'Show how a mount is: requests and how long they take, open files and who holds them, cache, memory'
 complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "unmount" -d 'Unmount, when nobody uses the mount any more'
+complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "doctor" -d 'Find what is wrong with the system or a mount, and the commands that mend it; the status is 2 if something is'
 complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "top" -d 'Watch what is done with a mount: operations a second, how long they take, the busiest files and processes'
 complete -c loopfs -n "__fish_loopfs_using_subcommand list" -l json -d 'Print JSON, for programs'
 complete -c loopfs -n "__fish_loopfs_using_subcommand list" -s h -l help -d 'Print this help'
@@ -58,4 +59,6 @@ complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -s t -l timeout -
 complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -s l -l lazy -d 'When time is up: unmount all the same, what is open goes on working until it is closed'
 complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -s f -l force -d 'When time is up: unmount all the same, and cut off what is open'
 complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -s h -l help -d 'Print this help'
+complete -c loopfs -n "__fish_loopfs_using_subcommand doctor" -l json -d 'Print JSON, for programs'
+complete -c loopfs -n "__fish_loopfs_using_subcommand doctor" -s h -l help -d 'Print this help'
 complete -c loopfs -n "__fish_loopfs_using_subcommand top" -s h -l help -d 'Print this help'

@@ -92,7 +92,7 @@ pub(crate) fn unmount(target: &Path, lazily: bool) -> Result<bool, AttachError> 
 }
 
 /// The helper's path: first in `path` (a PATH), then where distributions put it.
-fn find(path: Option<&OsStr>) -> Result<PathBuf, AttachError> {
+pub(super) fn find(path: Option<&OsStr>) -> Result<PathBuf, AttachError> {
     let listed = path.into_iter().flat_map(std::env::split_paths);
     let usual = ["/usr/bin", "/bin"].into_iter().map(PathBuf::from);
     let mut programs = listed.chain(usual).map(|folder| folder.join(NAME));

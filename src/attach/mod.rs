@@ -67,6 +67,12 @@ pub enum Method {
 /// How long the daemon may take for the two requests of the self-test.
 const SELF_TEST_LIMIT: Duration = Duration::from_secs(10);
 
+/// Where fusermount3 is, if it is installed.
+#[must_use]
+pub fn fusermount() -> Option<PathBuf> {
+    helper::find(std::env::var_os("PATH").as_deref()).ok()
+}
+
 /// Looks at `config.target`, opens the connection and makes the mount. What is visible already in
 /// the mount table when this returns depends on [`Pending::method`]; requests wait until somebody
 /// serves the connection.

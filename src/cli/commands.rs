@@ -53,6 +53,16 @@ pub(super) enum Commands {
         #[arg(short, long, value_name = "SECONDS|never", value_parser = options::limit_from_text)]
         timeout: Option<Limit>,
     },
+    /// Find what is wrong with the system or a mount, and the commands that mend it; the status is 2 if something is
+    #[command(override_usage = "loopfs doctor [OPTIONS] [MNT]")]
+    Doctor {
+        /// Where it is mounted, or is to be; without it every mount is looked at
+        #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+        target: Option<PathBuf>,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Watch what is done with a mount: operations a second, how long they take, the busiest files and processes
     #[command(override_usage = "loopfs top [MNT]")]
     Top {
@@ -91,6 +101,10 @@ impl Commands {
                     force,
                     timeout,
                 },
+            },
+            Self::Doctor { target, json } => Command::Doctor {
+                target: target.as_deref().map(resolve::target).transpose()?,
+                json,
             },
             Self::Top { target } => Command::Top {
                 target: target.as_deref().map(resolve::target).transpose()?,

@@ -135,7 +135,7 @@ const DESCRIPTION: [&str; 5] = [
     "In the mount table the mount has the type |fuse.loopfs| and |SRC| as its source.",
 ];
 
-const COMMANDS: [&str; 4] = [
+const COMMANDS: [&str; 5] = [
     "These look at mounts that are there, and end them. They never go through a mount, so that they work when it is \
      dead or stuck: the daemon of each mount answers at a socket, which only root and the user who mounted it may open. \
      Of others' mounts they show what the mount table does.",
@@ -146,6 +146,10 @@ const COMMANDS: [&str; 4] = [
      |unknown|, somebody else's.",
     "They return 0 when it was done, and also if there was nothing left to unmount; 1 if the command line is wrong; 2 \
      if something is not permitted or not possible; 32 if nothing of loopfs is mounted there, or it is still in use.",
+    "`loopfs doctor` looks at what FUSE needs of the system, at what this kernel has and lacks, and at every mount or |MNT|: \
+     one that is dead, stopped, covered, or hangs. Where there is a command that mends something, it stands below it. With \
+     status 0 nothing is wrong (what is merely missing is a note), with 2 something is. `--json` gives a list of objects with \
+     |about|, |verdict| (ok, note or wrong), |what| and |mend|.",
 ];
 
 const MOUNT_OPTIONS: &str = "The words of the `-o` list. A later word wins over an earlier one, within a list and \

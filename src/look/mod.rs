@@ -2,8 +2,9 @@
 //! through a mount, so that they work when one is dead or stuck.
 //!
 //! In reading order: `mounts` (which there are, and how), `holding` (who uses one), `list`, `status`, `prometheus`,
-//! `unmount`, `top` (the commands), `text` (how things are shown).
+//! `unmount`, `top`, `doctor` (the commands), `text` (how things are shown).
 
+mod doctor;
 mod holding;
 mod list;
 mod mounts;
@@ -25,6 +26,7 @@ pub fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::Status { target, shape } => status::run(target, *shape),
         Command::Unmount { target, how } => unmount::run(target, how),
         Command::Top { target } => top::run(target.as_deref()),
+        Command::Doctor { target, json } => doctor::run(target.as_deref(), *json),
     }
 }
 

@@ -1,8 +1,14 @@
-//! A limit of this process that would be taken for its callers': how large a file may get. Theirs are
+//! Limits of this process. One would be taken for its callers': how large a file may get. Theirs are
 //! checked by the kernel before a request is sent.
 #![allow(unsafe_code)]
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// How many files this process, and who is started by it, may have open at most.
+#[must_use]
+pub fn most_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
 
 /// Lifts the limit on file sizes (`ulimit -f`), as far as this process may, and has a write beyond what is
 /// left of it fail with `EFBIG` rather than end the process with SIGXFSZ. What is left, if anything.

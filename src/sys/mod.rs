@@ -31,6 +31,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod notify;
 pub mod passthrough;
+pub mod probe;
 pub mod process;
 pub mod rights;
 pub mod shared;
