@@ -32,7 +32,7 @@ Usage: stress-unmount.sh [OPTIONS]
                        {opts}, if it is there, takes the options of loopfs that a scenario needs
                        (--drain-timeout, --replace-stale) and switches on what only loopfs promises;
                        {peers} is where --build-peers puts its programs. Or one word for a command
-                       known here: loopfs, bindfs, passthrough_ll, passthrough_hp [loopfs]
+                       known here: loopfs, supervised (loopfs --supervise), bindfs, passthrough_ll, passthrough_hp [loopfs]
   --name NAME          its name in the report [the program's]
   --build-peers        build libfuse's passthrough_ll and passthrough_hp first, from Debian's
                        libfuse3-dev and source package, in the temporary directory
@@ -176,9 +176,10 @@ fi
 [[ -x $churn ]] || die "there is no loopfs-churn, the load's program: cargo build --release, or --churn FILE"
 
 case $daemon in
-loopfs)
+loopfs | supervised)
     [[ -x $loopfs ]] || die "there is no loopfs: cargo build --release, or --daemon 'COMMAND'"
     template="$loopfs -f {opts} {src} {mnt}"
+    [[ $daemon == loopfs ]] || template="$loopfs -f --supervise {opts} {src} {mnt}"
     ;;
 bindfs) template='bindfs -f {src} {mnt}' ;;
 passthrough_ll) template='{peers}/passthrough_ll -f -o source={src} {mnt}' ;;
@@ -1038,13 +1039,12 @@ scenario_kill9() {
         wait "$pid"
     } 2>/dev/null # where Bash says "Killed"
     within 5000 all_ended "${churners[@]}" || problem "the load hangs"
-    bounded 5 ls "$mnt" && problem "a dead mount can be listed"
-    launch "$src" "$mnt" "$round/log.refused"
-    within 5000 ended "$pid" || problem "starts over a dead mount without --replace-stale"
-    wait "$pid"
-    status=$?
-    ((status == 32)) || problem "status $status over a dead mount"
-    grep -q 'replace-stale' "$round/log.refused" || problem "does not offer --replace-stale"
+    if [[ $daemon == supervised ]]; then
+        # The serving process does not stay alone.
+        within 5000 gone_from_table || problem "the mount outlives its supervisor"
+    else
+        stays_dead
+    fi
     local before=("${churners[@]}")
     launch "$src" "$mnt" "$round/log" --replace-stale
     within 5000 stands_anew || problem "--replace-stale does not mount"
@@ -1055,6 +1055,16 @@ scenario_kill9() {
     unmount fusermount3 -u || problem "'fusermount3 -u' fails when nothing holds the mount"
     finish
     churners=("${before[@]}")
+}
+gone_from_table() { ! mounted; }
+stays_dead() {
+    bounded 5 ls "$mnt" && problem "a dead mount can be listed"
+    launch "$src" "$mnt" "$round/log.refused"
+    within 5000 ended "$pid" || problem "starts over a dead mount without --replace-stale"
+    wait "$pid"
+    status=$?
+    ((status == 32)) || problem "status $status over a dead mount"
+    grep -q 'replace-stale' "$round/log.refused" || problem "does not offer --replace-stale"
 }
 stands_anew() { mounted && bounded 5 cat "$mnt/hello"; }
 
