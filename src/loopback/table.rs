@@ -296,10 +296,15 @@ impl Table {
         found
     }
 
-    /// Has inodes that are taken from now on found by their handles.
+    /// Has inodes found by their handles.
     pub fn index_by_handle(&self) {
-        // What is there already stays there.
-        let _ = self.index.set(Index::new());
+        let index = self.index.get_or_init(Index::new);
+        // What an earlier process has left. What is taken from now on sees to itself.
+        for shard in &self.shards {
+            for slot in lock(shard).iter() {
+                index.insert(&slot.inode);
+            }
+        }
     }
 
     /// The inode with that handle, if the kernel remembers it.

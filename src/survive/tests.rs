@@ -3,6 +3,7 @@
 
 use super::kill::killed_after;
 use super::*;
+use proptest::strategy::Strategy as _;
 
 fn fresh() -> Arc<State> {
     let state = Arc::new(State::create().unwrap());
@@ -270,4 +271,187 @@ fn slots_that_nobody_asks_for_are_used_when_no_other_is_left() {
     assert!(state.begin(5).is_none(), "all are in use");
     drop(slots);
     assert!(!state.begin(again(2)).unwrap().comes_again());
+}
+
+/// Something that happens to a mount.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A request whose answer gives counts on nodes, and perhaps a handle.
+    Give(Vec<u64>, bool),
+    /// FORGET of all that the kernel has of a node.
+    Forget(u64),
+    /// RELEASE of the oldest handle.
+    Release,
+}
+
+/// What the kernel has got.
+#[derive(Debug, Default)]
+struct Kernel {
+    counts: std::collections::BTreeMap<u64, u64>,
+    handles: Vec<u64>,
+    unique: u64,
+}
+
+/// One process after the other, each with the requests of the kernel.
+struct Run {
+    state: Arc<State>,
+    kernel: Kernel,
+}
+
+impl Run {
+    fn place(&self, node: u64) -> Option<Place> {
+        let all = 0..self.state.words.load(header::PAGES) * 64;
+        let mut places = all.map(|at| Place::of_number(at + 1).unwrap());
+        places.find(|place| {
+            let at = layout::NODES + usize::try_from(place.number() - 1).unwrap() * node::SHORT;
+            self.state.lookups(*place) > 0 && self.state.words.load(at + node::NUMBER) == node
+        })
+    }
+
+    /// What a thread does for a request; what it gave when its answer was sent.
+    fn serve(&self, slot: Slot, nodes: &[u64], opens: bool) -> Vec<u64> {
+        let in_hand = slot.enter();
+        for node in nodes {
+            match self.place(*node) {
+                Some(place) => self.state.count_up(place),
+                None => drop(self.state.enter(&found(*node), None)),
+            }
+        }
+        let handle = opens.then(|| self.state.opened(1, 0, false).unwrap());
+        drop(in_hand);
+        slot.sending();
+        std::mem::forget(slot);
+        handle.into_iter().collect()
+    }
+
+    fn was_sending(&self, unique: u64) -> bool {
+        let slots = (0..layout::MOST_SLOTS).map(|at| layout::SLOTS + at * layout::slot::WORDS);
+        let word = |at: usize, word: usize| self.state.words.load(at + word);
+        let mut slots = slots.filter(|at| word(*at, layout::slot::UNIQUE) == unique);
+        slots.any(|at| word(at, layout::slot::SENDING) != 0)
+    }
+
+    fn answered(&mut self, nodes: &[u64], handles: Vec<u64>) {
+        for node in nodes {
+            *self.kernel.counts.entry(*node).or_default() += 1;
+        }
+        self.kernel.handles.extend(handles);
+    }
+
+    fn next_process(&mut self) {
+        self.state = next(&self.state);
+        let unsent = self.state.take_over((1, 2), 12).unwrap();
+        let known = self.state.known();
+        for given in unsent {
+            self.take_back(&known, &given);
+        }
+    }
+
+    fn take_back(&self, known: &[(Place, Node)], given: &Given) {
+        let in_hand = self.state.enter_left(given);
+        for node in &given.nodes {
+            let place = known.iter().find(|(_, known)| known.number == *node);
+            let place = place.map_or_else(|| self.place(*node).unwrap(), |(place, _)| *place);
+            self.state.count_down(place, 1).unwrap();
+        }
+        given
+            .handle
+            .into_iter()
+            .for_each(|handle| self.state.closed(handle));
+        drop(in_hand);
+        self.state.taken_back(given);
+    }
+
+    /// A step, with a kill after some points if it lasts so long; whether the request comes again then, or who asked
+    /// was killed too.
+    fn step(&mut self, step: &Step, points: u64, comes_again: bool) {
+        match step {
+            Step::Give(nodes, opens) => {
+                self.kernel.unique += 2;
+                let unique = self.kernel.unique;
+                let given = killed_after(points, || {
+                    let slot = self.state.begin(unique).unwrap();
+                    self.serve(slot, nodes, *opens)
+                });
+                if let Some(handles) = given {
+                    return self.answered(nodes, handles);
+                }
+                self.next_process();
+                let slot = self.state.begin(again(unique)).unwrap();
+                if comes_again {
+                    if slot.comes_again() {
+                        self.take_back(&[], &slot.given());
+                    }
+                    let handles = self.serve(slot, nodes, *opens);
+                    self.answered(nodes, handles);
+                } else if slot.comes_again() {
+                    // Who asked was killed as well, and it does not come again. What an answer gave that was about to
+                    // go stays counted, because it may have arrived; anything else was taken back by then.
+                    let given = slot.given();
+                    let nothing = given.nodes.is_empty() && given.handle.is_none();
+                    assert!(nothing || self.was_sending(unique));
+                    self.take_back(&[], &given);
+                }
+            }
+            Step::Forget(node) => {
+                let Some(count) = self.kernel.counts.remove(node) else {
+                    return;
+                };
+                let place = self.place(*node).unwrap();
+                if killed_after(points, || self.state.count_down(place, count)).is_none() {
+                    self.next_process();
+                    // It was read, and may be lost: that is known.
+                    if let Some(place) = self.place(*node) {
+                        self.state.count_down(place, count);
+                    }
+                }
+            }
+            Step::Release => {
+                if self.kernel.handles.is_empty() {
+                    return;
+                }
+                let handle = self.kernel.handles.remove(0);
+                if killed_after(points, || self.state.closed(handle)).is_none() {
+                    self.next_process();
+                    // It comes again.
+                    self.state.closed(handle);
+                }
+            }
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+
+    /// Whatever is asked for and whenever processes are killed: what is counted and open is what the kernel has got.
+    #[test]
+    fn any_kills_leave_what_the_kernel_has_got(
+        steps in proptest::collection::vec(
+            (
+                proptest::prop_oneof![
+                    4 => (proptest::collection::vec(1_u64..6, 0..5), proptest::bool::ANY)
+                        .prop_map(|(nodes, opens)| Step::Give(nodes, opens)),
+                    2 => (1_u64..6).prop_map(Step::Forget),
+                    1 => proptest::strategy::Just(Step::Release),
+                ],
+                0_u64..200,
+                proptest::bool::weighted(0.8),
+            ),
+            1..30,
+        )
+    ) {
+        let mut run = Run { state: fresh(), kernel: Kernel::default() };
+        for (step, points, comes_again) in &steps {
+            run.step(step, *points, *comes_again);
+        }
+        run.next_process();
+        let kernel: Vec<(u64, u64)> = run.kernel.counts.iter().map(|(a, b)| (*a, *b)).collect();
+        proptest::prop_assert_eq!(counts(&run.state), kernel);
+        let mut open: Vec<u64> = run.state.all_open().iter().map(|open| open.number).collect();
+        let mut handles = run.kernel.handles.clone();
+        open.sort_unstable();
+        handles.sort_unstable();
+        proptest::prop_assert_eq!(open, handles);
+    }
 }

@@ -143,6 +143,22 @@ fn inodes_counts_and_open_files_are_there_for_the_next_process() {
     assert_eq!(tree.read(handle, 0, 1).unwrap_err().errno(), Errno::BADF);
 }
 
+/// What others do to an inode is told by its handle.
+#[test]
+fn what_was_known_before_is_found_by_its_handle() {
+    let house = House::new();
+    std::fs::write(house.dir.path().join("file"), "").unwrap();
+    let tree = house.serve();
+    let found = tree.lookup(NodeNo::ROOT, OsStr::new("file")).unwrap();
+    let (node, inode) = (found.attr.ino, Arc::clone(found.lookup.inode()));
+    found.lookup.into_kernel();
+    kill(tree);
+    let tree = house.serve();
+    tree.table.index_by_handle();
+    let handle = inode.handle().unwrap();
+    assert_eq!(tree.table.by_handle(handle).unwrap().number(), node);
+}
+
 #[test]
 fn another_directory_is_refused() {
     let (house, other) = (House::new(), House::new());
