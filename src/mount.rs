@@ -147,7 +147,14 @@ fn make(
         )
     })?;
     check_wishes(config, &server)?;
-    log::info!("{}; {}", server.negotiated(), tree.describe());
+    log::info!("{}", server.negotiated());
+    log::info!("{}", tree.describe());
+    if !tree.acts_as_callers() {
+        log::info!(
+            "what is made through the mount belongs to the user who mounted, and is done with that user's rights, \
+             whoever does it: to act as others takes root"
+        );
+    }
     let card = Card::of(config, &server);
     let mut restartable = false;
     if let (Some(supervisor), Some(device)) = (supervisor, heirloom) {

@@ -126,6 +126,10 @@ impl Cli {
             log::info!("{remark}");
         }
         options.mount.read_only |= self.read_only;
+        // Others must not get the rights of the user who lets them in, unless that is what was asked for.
+        options.mount.default_permissions |= options.mount.allow_other
+            && !environment.privileged
+            && !options.lasting.contains(&"nodefault_permissions");
         if environment.privileged && options.mount.allow_other && !options.mount.default_permissions
         {
             let text = "'nodefault_permissions' with 'allow_other' would give every user root's \
@@ -366,6 +370,23 @@ mod tests {
         };
         let user = resolve(&user, &[], Path::new("/"), Path::new("/")).unwrap();
         assert!(!user.mount.allow_other && !user.mount.default_permissions && user.mount.nosuid);
+    }
+
+    #[test]
+    fn a_user_who_lets_others_in_lends_them_no_rights() {
+        let user = Environment {
+            privileged: false,
+            ..ROOT
+        };
+        for (list, checks) in [
+            ("allow_other", true),
+            ("allow_other,nodefault_permissions", false),
+            ("noallow_other", false),
+        ] {
+            let root = Path::new("/");
+            let config = resolve(&user, &["-o", list], root, root).unwrap();
+            assert_eq!(config.mount.default_permissions, checks, "{list}");
+        }
     }
 
     #[test]

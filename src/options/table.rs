@@ -226,7 +226,7 @@ pub static TABLE: &[Word] = &[
     ),
     on(
         "default_permissions",
-        "The kernel checks modes and access control lists (default for root).",
+        "The kernel checks modes and access control lists (default for root, and with allow_other).",
         |m| &mut m.default_permissions,
     ),
     off(

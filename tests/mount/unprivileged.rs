@@ -140,3 +140,79 @@ fn changes_in_src_are_followed() {
     assert!(seen.ends_with("1\ncode 0\n"), "{seen}");
     env.assert_clean();
 }
+
+/// What takes privilege is left out, and each such thing has a line that says so: as a user, and as root of a user
+/// namespace. With `--io passthrough` and the like it is refused instead.
+#[test]
+fn what_takes_privilege_is_left_out_and_said() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        ME="setpriv --reuid 65534 --regid 65534 --clear-groups"
+        for how in "" "unshare --user --map-root-user --mount"; do
+            echo "as a user: $how"
+            $ME $how "$LOOPFS" -f "$SRC" "$MNT" </dev/null >"$ROOT/daemon.log" 2>&1 &
+            pid=$!
+            timeout 20 sh -c 'until grep -q "serving " "$ROOT/daemon.log"; do kill -0 '$pid'; done'
+            kill $pid; wait $pid; cat "$ROOT/daemon.log"
+        done
+        for option in "--io passthrough" "--low-latency"; do
+            code=0; $AS "$LOOPFS" $option "$SRC" "$MNT" 2>&1 || code=$?; echo "$option: $code"
+        done"#,
+    );
+    let lines = [
+        "files are read and written through this process: no passthrough, it takes CAP_SYS_ADMIN",
+        "each inode that the kernel remembers keeps a file open",
+    ];
+    // Root of a user namespace acts as the users of that, and has no others.
+    assert_eq!(
+        seen.matches("what is made through the mount belongs to the user who mounted")
+            .count(),
+        1,
+        "{seen}"
+    );
+    let ways = seen.split("as a user: ").skip(1);
+    assert_eq!(ways.clone().count(), 2, "{seen}");
+    for way in ways {
+        for line in lines {
+            assert_eq!(way.matches(line).count(), 1, "{line}\n{way}");
+        }
+    }
+    assert!(
+        seen.contains("loopfs: io=passthrough can't be had: it takes CAP_SYS_ADMIN"),
+        "{seen}"
+    );
+    assert!(seen.contains("--io passthrough: 32\n"), "{seen}");
+    assert!(
+        seen.contains("it takes root, or leave the option out\n--low-latency: 2\n"),
+        "{seen}"
+    );
+    env.assert_clean();
+}
+
+/// `allow_other` is what /etc/fuse.conf allows. Others then have their own rights, not those of the user who mounted,
+/// and what they make belongs to that user.
+#[test]
+fn others_are_let_in_as_fuse_conf_permits() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        : >"$ROOT/fuse.conf"; chmod 644 "$ROOT/fuse.conf"; mount --bind "$ROOT/fuse.conf" /etc/fuse.conf
+        code=0; $AS "$LOOPFS" -o allow_other "$SRC" "$MNT" 2>&1 || code=$?; echo "$code"
+        echo user_allow_other >>/etc/fuse.conf
+        echo secret >"$SRC/private"; chown 65534 "$SRC/private"; chmod 600 "$SRC/private"; chmod 777 "$SRC"
+        OTHER="setpriv --reuid 1 --regid 1 --clear-groups timeout 30"
+        $AS "$LOOPFS" -o allow_other "$SRC" "$MNT" </dev/null
+        $OTHER cat "$MNT/f"; $OTHER cat "$MNT/private" 2>/dev/null || echo "not the private one"
+        $OTHER sh -c ': >"$MNT/new"'; stat -c %u "$SRC/new"
+        $AS fusermount3 -u "$MNT"; ended"#,
+    );
+    let mnt = env.mnt().display().to_string();
+    let expected = "loopfs: fusermount3 refused to mount on MNT: option allow_other only allowed if 'user_allow_other' is set \
+                    in /etc/fuse.conf: let root write the line user_allow_other in /etc/fuse.conf, or mount without \
+                    allow_other\n2\ncontent\nnot the private one\n65534\n";
+    assert_eq!(seen.replace(&mnt, "MNT"), expected);
+    env.assert_clean();
+}

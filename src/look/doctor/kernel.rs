@@ -15,8 +15,11 @@ enum By {
     Release,
 }
 
+/// The one that can't be switched off.
+const EPOCH: &str = "inc-epoch";
+
 struct Feature {
-    /// As `LOOPFS_FEATURES_OFF` calls it, and users do.
+    /// As `LOOPFS_FEATURES_OFF` calls it, if it knows it.
     name: &'static str,
     since: (u32, u32),
     by: By,
@@ -90,7 +93,7 @@ const FEATURES: &[Feature] = &[
         "open files are read and written through the daemon (--io cached)",
     ),
     released(
-        "inc-epoch",
+        EPOCH,
         (6, 16),
         "changes in SRC are seen when timeouts have passed (--cache ttl)",
     ),
@@ -116,7 +119,7 @@ pub(super) fn findings() -> Vec<Finding> {
 
 fn finding(feature: &Feature, release: (u32, u32)) -> Finding {
     let Feature { name, without, .. } = *feature;
-    if features::is_off(name) {
+    if name != EPOCH && features::is_off(name) {
         let what = format!("switched off by {}: {without}", features::VARIABLE);
         return Finding::note(name, what).mended_by(format!("unset {}", features::VARIABLE));
     }
