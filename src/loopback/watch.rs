@@ -545,8 +545,8 @@ impl Loopback {
             && match fs::access_times(object, is_directory) {
                 Ok(AccessTimes::LeftAlone) => true,
                 Ok(AccessTimes::Relative) => {
-                    let [atime, mtime, ctime] =
-                        [stat.stx_atime, stat.stx_mtime, stat.stx_ctime].map(|time| time.tv_sec);
+                    let [atime, mtime, ctime] = [stat.stx_atime, stat.stx_mtime, stat.stx_ctime]
+                        .map(|time| (time.tv_sec, time.tv_nsec));
                     i64::try_from(now.as_secs())
                         .is_ok_and(|now| !policy::relatime_sets(atime, mtime, ctime, now))
                 }

@@ -31,14 +31,17 @@ pub fn change_depends_on_groups(mode: u32, gid: u32, caller_gid: u32) -> bool {
     is_set_group_id(mode) && gid != caller_gid
 }
 
+/// A point in time: seconds since 1970 and nanoseconds on top.
+pub type Stamp = (i64, u32);
+
 /// A day, in seconds.
 const DAY: i64 = 24 * 60 * 60;
 
 /// Whether reading sets an access time where `relatime` rules (`relatime_need_update` in the kernel): if it is not
-/// later than the other times, or a day old; in whole seconds, in doubt set.
+/// later than the other times, to the nanosecond, or a day old, in whole seconds.
 #[must_use]
-pub fn relatime_sets(atime: i64, mtime: i64, ctime: i64, now: i64) -> bool {
-    atime <= mtime || atime <= ctime || now - atime >= DAY
+pub fn relatime_sets(atime: Stamp, mtime: Stamp, ctime: Stamp, now: i64) -> bool {
+    atime <= mtime || atime <= ctime || now.saturating_sub(atime.0) >= DAY
 }
 
 /// Whether setting the mode `wanted` on a file of `mode` clears set-id bits and does nothing else, as the
@@ -73,11 +76,13 @@ mod tests {
 
     #[test]
     fn relatime_spares_what_was_read_since_it_changed() {
-        assert!(!relatime_sets(11, 10, 10, 12));
-        assert!(relatime_sets(10, 10, 9, 12));
-        assert!(relatime_sets(10, 9, 10, 12));
-        assert!(!relatime_sets(11, 10, 10, 11 + DAY - 1));
-        assert!(relatime_sets(11, 10, 10, 11 + DAY));
+        assert!(!relatime_sets((11, 0), (10, 0), (10, 0), 12));
+        assert!(!relatime_sets((10, 3), (10, 2), (10, 2), 12));
+        assert!(relatime_sets((10, 2), (10, 2), (9, 9), 12));
+        assert!(relatime_sets((10, 2), (9, 9), (10, 2), 12));
+        assert!(relatime_sets((10, 2), (10, 3), (9, 9), 12));
+        assert!(!relatime_sets((11, 9), (10, 0), (10, 0), 11 + DAY - 1));
+        assert!(relatime_sets((11, 9), (10, 0), (10, 0), 11 + DAY));
     }
 
     #[test]
