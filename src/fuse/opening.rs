@@ -76,7 +76,7 @@ impl Opener {
         (node, flags): (NodeNo, i32),
         register: impl Fn(BorrowedFd<'_>) -> io::Result<u32>,
     ) -> Result<Opening> {
-        let opened = tree.open_file(node, flags)?;
+        let opened = tree.open_file(node, flags, self.backings.lack().is_none())?;
         let (opening, mappable) = self.opening(tree, caller, (node, flags), opened, register);
         if opened.changed || mappable {
             self.cache.drop_attributes(node);

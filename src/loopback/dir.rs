@@ -140,7 +140,7 @@ impl Loopback {
             )));
         }
         let name = CString::new(listed.name.as_bytes()).map_err(|_| Error::BAD_NAME)?;
-        match self.entry(&dir.inode, &name) {
+        match self.listed_entry(&dir.inode, &name, listed.ino) {
             Ok(Entry { lookup, attr, name }) => {
                 let generation = lookup.inode().generation();
                 Ok(Some((

@@ -72,8 +72,9 @@ impl Loopback {
     /// Opens a regular file with the data-related part of open(2)'s flags.
     /// FIFOs, sockets and devices are opened by the kernel and never asked for here.
     ///
-    /// Waits for whoever has a lease on the file; with `O_NONBLOCK` it is `EWOULDBLOCK` instead.
-    pub fn open_file(&self, node: NodeNo, flags: i32) -> Result<Opened> {
+    /// Waits for whoever has a lease on the file; with `O_NONBLOCK` it is `EWOULDBLOCK` instead. `are_passed`: files are
+    /// read and written by the kernel in SRC where they suit, which keeps nothing of those then.
+    pub fn open_file(&self, node: NodeNo, flags: i32, are_passed: bool) -> Result<Opened> {
         let inode = self.inode(node)?;
         if inode.kind() != FileType::RegularFile {
             return Err(Error::WRONG_TYPE);
@@ -85,7 +86,8 @@ impl Loopback {
         let file = self.opened(flags, |flags| fs::reopen(object.fd(), flags))?;
         drop(object);
         let file = self.descriptors.for_caller(file).tried("open")?;
-        let kept = self.read_for_all(&inode, file.as_fd(), &stat);
+        let passes = self.passes(stat.stx_mode.into());
+        let kept = !(are_passed && passes) && self.read_for_all(&inode, file.as_fd(), &stat);
         let handle = self.hold_file(FileHandle::new(Arc::clone(&inode), file), flags);
         Ok(Opened {
             changed,
@@ -113,10 +115,15 @@ impl Loopback {
             handle,
             changed: false,
             kept: false,
-            passes: !self.noatime && !policy::has_set_id(mode),
+            passes: self.passes(mode),
             closes_silently: fs::is_local(self.filesystem)
                 && inode.identity().device == self.root.identity().device,
         }
+    }
+
+    /// Whether the kernel may read and write a file of that mode by itself.
+    fn passes(&self, mode: u32) -> bool {
+        !self.noatime && !policy::has_set_id(mode)
     }
 
     /// Does `register` with a file that the kernel is to read and write by itself from now on, with this

@@ -11,7 +11,7 @@ use super::inode::{Identity, Inode, NodeNo};
 use super::name::Name;
 use super::table::LookupRef;
 use super::watch::Moment;
-use crate::error::{Error, Result, Tried};
+use crate::error::{Errno, Error, Result, Tried};
 use crate::sync::Arc;
 use crate::sys::fs::{self, FileType, Found, Statx};
 
@@ -80,10 +80,31 @@ impl Loopback {
         self.entry(&parent, name.as_c_str())
     }
 
+    /// The entry of a name. Where the kernel is told of changes it asks for names that it does not know, hardly ever for an
+    /// inode that it does: so that is not looked for first.
     pub(super) fn entry(&self, parent: &Arc<Inode>, name: &CStr) -> Result<Entry> {
+        self.entry_of(parent, name, !self.is_followed(parent))
+    }
+
+    /// The same of a name that was listed, with the number of its inode.
+    pub(super) fn listed_entry(
+        &self,
+        parent: &Arc<Inode>,
+        name: &CStr,
+        number: NodeNo,
+    ) -> Result<Entry> {
+        self.entry_of(parent, name, self.table.get(number).is_some())
+    }
+
+    fn entry_of(&self, parent: &Arc<Inode>, name: &CStr, likely_known: bool) -> Result<Entry> {
         let moment = self.moment();
         let dir = self.object(parent)?;
-        let mut entry = match self.known_entry(parent, dir.fd(), name)? {
+        let known = if likely_known {
+            self.known_entry(parent, dir.fd(), name)?
+        } else {
+            None
+        };
+        let mut entry = match known {
             Some(entry) => entry,
             None => self.opened_entry(dir.fd(), name)?,
         };
@@ -217,8 +238,10 @@ impl Loopback {
     /// one that it has there for removed, wherever that is now in SRC, and lets nobody into it any
     /// more (`S_DEAD`). On `ESTALE` it looks the name up anew first.
     pub(super) fn going(&self, parent: &Arc<Inode>, name: &CStr) -> Result<Option<Going>> {
-        if let Some(going) = self.going_at_hand(parent, name) {
-            return Ok(Some(self.going_for_good(going)));
+        match self.going_at_hand(parent, name) {
+            Ok(Some(going)) => return Ok(Some(self.going_for_good(going))),
+            Err(error) if error.errno() == Errno::NOENT => return Ok(None),
+            _ => {}
         }
         let Some((found, is_dir)) = self.found(parent, name) else {
             return Ok(None);
@@ -263,16 +286,18 @@ impl Loopback {
     }
 
     /// The same of a file that the kernel remembers and that has a descriptor at hand.
-    fn going_at_hand(&self, parent: &Arc<Inode>, name: &CStr) -> Option<Going> {
-        let dir = self.object(parent).ok()?;
-        let (number, _, object) = self.at_hand(parent, dir.fd(), name).ok()??;
-        let inode = self.table.get(number)?;
-        let is_file = inode.kind() != FileType::Directory;
-        is_file.then_some(Going {
+    fn going_at_hand(&self, parent: &Arc<Inode>, name: &CStr) -> Result<Option<Going>> {
+        let dir = self.object(parent)?;
+        let Some((number, _, object)) = self.at_hand(parent, dir.fd(), name)? else {
+            return Ok(None);
+        };
+        let file = |inode: &Arc<Inode>| inode.kind() != FileType::Directory;
+        let going = |inode| Going {
             inode,
             object,
             kept: false,
-        })
+        };
+        Ok(self.table.get(number).filter(file).map(going))
     }
 
     fn found(&self, parent: &Arc<Inode>, name: &CStr) -> Option<(Inode, bool)> {

@@ -205,7 +205,10 @@ fn a_symlink_of_the_source_is_never_followed() {
         Errno::NOTDIR
     );
     assert_eq!(errno(tree.opendir(to_dir, 0)), Errno::NOTDIR);
-    assert_eq!(errno(tree.open_file(to_file, READ_WRITE)), Errno::INVAL);
+    assert_eq!(
+        errno(tree.open_file(to_file, READ_WRITE, false)),
+        Errno::INVAL
+    );
     let size = Changes {
         size: Some(0),
         ..Changes::default()
@@ -234,7 +237,7 @@ fn a_renamed_and_an_unlinked_file_are_still_themselves() {
     std::fs::write(dir.path().join("a"), "A").unwrap();
     std::fs::write(dir.path().join("b"), "B").unwrap();
     let a = node(&tree, "a");
-    let handle = tree.open_file(a, READ_WRITE).unwrap().handle;
+    let handle = tree.open_file(a, READ_WRITE, false).unwrap().handle;
     let name = OsStr::new;
     let (from, to) = ((NodeNo::ROOT, name("a")), (NodeNo::ROOT, name("b")));
     let refused = tree.rename(ROOT, from, to, RenameFlags::NOREPLACE.bits());
@@ -280,7 +283,7 @@ fn sizes_and_offsets_from_outside_are_not_believed() {
     let (dir, tree) = tree();
     std::fs::write(dir.path().join("file"), "data").unwrap();
     let handle = tree
-        .open_file(node(&tree, "file"), READ_WRITE)
+        .open_file(node(&tree, "file"), READ_WRITE, false)
         .unwrap()
         .handle;
     assert_eq!(errno(tree.read(handle, u64::MAX, 16)), Errno::INVAL);
@@ -465,7 +468,7 @@ fn many_known_inodes_need_few_descriptors() {
         "{open} descriptors for 2,000 inodes"
     );
     for (node, name) in nodes.iter().zip(&names) {
-        let handle = tree.open_file(*node, READ_WRITE).unwrap().handle;
+        let handle = tree.open_file(*node, READ_WRITE, false).unwrap().handle;
         assert_eq!(tree.read(handle, 0, 64).unwrap(), name.as_bytes());
         tree.release(handle).unwrap();
         assert_eq!(tree.getattr(*node, None).unwrap().size, name.len() as u64);

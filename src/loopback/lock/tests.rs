@@ -40,7 +40,11 @@ impl Setup {
     }
 
     fn open(&self, flags: i32) -> u64 {
-        self.locks.tree.open_file(self.node, flags).unwrap().handle
+        self.locks
+            .tree
+            .open_file(self.node, flags, false)
+            .unwrap()
+            .handle
     }
 
     fn asked(&self, handle: u64, owner: u64, kind: Kind) -> Asked {

@@ -210,7 +210,7 @@ fn open_and_opendir_make_one_handle() {
             std::fs::write(dir.join("file"), "").unwrap();
             node(tree, "file")
         },
-        |tree, file| tree.open_file(*file, READ_WRITE).map(drop),
+        |tree, file| tree.open_file(*file, READ_WRITE, false).map(drop),
     );
     exactly_once(nothing, |tree, ()| tree.opendir(NodeNo::ROOT, 0).map(drop));
 }
@@ -283,7 +283,10 @@ fn an_open_file_whose_last_name_goes_is_read_by_the_next_process() {
             std::fs::write(dir.join("file"), "contents").unwrap();
             std::fs::write(dir.join("other"), "other").unwrap();
             let file = node(tree, "file");
-            (file, tree.open_file(file, READ_WRITE).unwrap().handle)
+            (
+                file,
+                tree.open_file(file, READ_WRITE, false).unwrap().handle,
+            )
         },
         |tree, (file, handle)| {
             let name = OsStr::new("file");
@@ -338,7 +341,7 @@ fn an_append_is_written_once() {
             std::fs::write(dir.join("file"), "before ").unwrap();
             let file = node(tree, "file");
             let write_only = 1; // O_WRONLY, open(2)
-            tree.open_file(file, write_only).unwrap().handle
+            tree.open_file(file, write_only, false).unwrap().handle
         },
         |tree, handle| tree.write(Some(USER), *handle, 0, b"appended", APPENDING),
     );
@@ -352,7 +355,7 @@ fn the_rest_of_an_append_is_written() {
     std::fs::write(&path, "before ").unwrap();
     let tree = house.serve();
     let handle = tree
-        .open_file(node(&tree, "file"), READ_WRITE)
+        .open_file(node(&tree, "file"), READ_WRITE, false)
         .unwrap()
         .handle;
     let (slot, _) = tree.begin(FIRST).unwrap();
@@ -405,7 +408,7 @@ fn a_range_is_cut_out_once() {
     std::fs::write(house.dir.path().join("file"), [0; 3 * BYTES]).unwrap();
     let tree = house.serve();
     let handle = tree
-        .open_file(node(&tree, "file"), READ_WRITE)
+        .open_file(node(&tree, "file"), READ_WRITE, false)
         .unwrap()
         .handle;
     if tree.fallocate(ROOT, handle, collapse, 0, BLOCK).is_err() {
@@ -416,7 +419,7 @@ fn a_range_is_cut_out_once() {
     let prepare = |tree: &Loopback, dir: &Path| {
         let blocks = (1..=4).flat_map(|number| [number; BYTES]);
         std::fs::write(dir.join("file"), blocks.collect::<Vec<u8>>()).unwrap();
-        tree.open_file(node(tree, "file"), READ_WRITE)
+        tree.open_file(node(tree, "file"), READ_WRITE, false)
             .unwrap()
             .handle
     };
