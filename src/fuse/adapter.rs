@@ -26,7 +26,7 @@ use super::workers::Workers;
 use super::{Agreed, Options, Terms, convert};
 use crate::config::{Caching, Listing};
 use crate::error::{Errno as CoreErrno, Result};
-use crate::loopback::attr::Changes;
+use crate::loopback::attr::{Changes, Keep};
 use crate::loopback::create::NewName;
 use crate::loopback::dir::Room;
 use crate::loopback::ioctl::Ioctl;
@@ -342,6 +342,9 @@ impl Filesystem for Adapter {
             .serve(asker(req, ino), Op::Getattr, reply, |_, _| {
                 let handle = fh.map(|fh| fh.0).filter(|handle| *handle != NO_HANDLE);
                 let attr = self.tree.getattr(node(ino), handle)?;
+                if attr.keep == Keep::No && !self.opener.backings.is_open(node(ino)) {
+                    self.tree.is_closed(node(ino));
+                }
                 Ok((attr, self.caching))
             });
     }

@@ -284,6 +284,11 @@ impl Backings {
         }
     }
 
+    /// Whether anybody has an inode open.
+    pub(super) fn is_open(&self, node: NodeNo) -> bool {
+        lock(&self.open).contains_key(&node)
+    }
+
     /// One that opened it has released it; if that was the last of those who wrote unheard, `hear` is to see to it that
     /// writes are heard again. If it was the last of all, the way is over: the backing file is given up when it is dropped.
     pub(super) fn released(&self, node: NodeNo, writes: bool, hear: impl FnOnce()) -> Option<Way> {

@@ -1,5 +1,5 @@
-//! Asks the kernel to forget inodes when descriptors run short, on a thread of its own: the kernel may
-//! need other requests answered before it has forgotten, so no event loop may wait for it.
+//! Asks the kernel to forget inodes when descriptors run short, and those of which nothing can be remembered, on a
+//! thread of its own: the kernel may need other requests answered before it has forgotten, so no event loop may wait for it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -55,7 +55,7 @@ impl Pruner {
     }
 
     fn serve(self) {
-        while let Some(nodes) = self.tree.next_shortage() {
+        while let Some(nodes) = self.tree.next_to_forget() {
             let numbers: Vec<u64> = nodes.iter().map(|node| node.0).collect();
             log::debug!(
                 "asking the kernel to forget what it can of {} inodes",

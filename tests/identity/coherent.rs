@@ -183,6 +183,61 @@ isolated! {
         }
     }
 
+    /// A file that was open for reading and writing may be mapped, which changes its times without a word: it is asked for each time
+    /// it is looked at, until the kernel knows that nobody has it mapped.
+    fn what_may_be_mapped_is_asked_for_until_it_is_not() {
+        // Python's own mmap keeps a duplicate of the descriptor.
+        const MAPPING: &str = "
+import ctypes, os, sys
+mmap = ctypes.CDLL(None).mmap
+mmap.restype, mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+file = os.open(sys.argv[1], os.O_RDWR)
+at = mmap(None, 4096, 3, 1, file, 0)
+os.close(file)
+for line in sys.stdin:
+    ctypes.memset(at, ord(line[0]), 1)
+    print('done', flush=True)
+";
+        let env = TestEnv::new();
+        let mut command = env.loopfs(["-f", "--cache=coherent"]);
+        command.arg(env.src()).arg(env.mnt()).env("RUST_LOG", "loopfs=trace");
+        let mount = Mount::start_command(env, command);
+        fs::write(mount.source("f"), [b'a'; 4096]).unwrap();
+        let path = mount.path("f");
+        let modified = || fs::metadata(&path).unwrap().modified().unwrap();
+        let mut program = Command::new("python3");
+        program.args(["-c", MAPPING]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut program = program.spawn().unwrap();
+        let mut orders = program.stdin.take().unwrap();
+        let mut answers = std::io::BufReader::new(program.stdout.take().unwrap());
+        for _ in 0..8 {
+            use std::io::{BufRead as _, Write as _};
+            // A page that is on its disk: the next write to it sets the time.
+            File::open(mount.source("f")).unwrap().sync_all().unwrap();
+            let before = modified();
+            // Time for the kernel to be asked to forget it, and for the clock to go on.
+            thread::sleep(Duration::from_millis(50));
+            writeln!(orders, "b").unwrap();
+            let mut line = String::new();
+            answers.read_line(&mut line).unwrap();
+            assert_eq!(line, "done\n");
+            assert!(modified() > before, "its file was closed long ago");
+        }
+        drop(orders);
+        assert!(wait_child(&mut program, LIMIT).expect("it ends").success());
+        let asked = || mount.requests("lookup") + mount.requests("getattr");
+        eventually("it is remembered", LIMIT, || {
+            modified();
+            // It was told once more that the file had changed.
+            thread::sleep(Duration::from_millis(300));
+            modified();
+            let before = asked();
+            modified();
+            asked() == before
+        });
+        mount.finish();
+    }
+
     /// A list of names that has not changed is not read again, however much others do to the file system.
     fn a_list_is_read_once_on_a_busy_file_system() {
         let env = TestEnv::new();
