@@ -137,9 +137,9 @@ impl Adapter {
         );
     }
 
-    /// Serves what waits for SRC's disk: here, which spares waking a thread, as long as another event loop stays free for
-    /// everything else.
-    fn serve_writing_out<R>(
+    /// Serves what waits for SRC's disk, or copies: here, which spares waking a thread, as long as another event loop stays
+    /// free for everything else.
+    fn serve_beside_others<R>(
         &self,
         asker: Asker,
         op: Op,
@@ -744,7 +744,7 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_writing_out(asker(req, ino), Op::Fsync, reply, move |tree| {
+        self.serve_beside_others(asker(req, ino), Op::Fsync, reply, move |tree| {
             with_handle(tree, (ino, fh), open_flags::READ_ONLY, |handle| {
                 tree.fsync(handle, datasync)
             })
@@ -823,7 +823,7 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_writing_out(asker(req, ino), Op::Fsyncdir, reply, move |tree| {
+        self.serve_beside_others(asker(req, ino), Op::Fsyncdir, reply, move |tree| {
             tree.fsyncdir(fh.0, datasync)
         });
     }
@@ -927,7 +927,7 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(req);
         let cache = Arc::clone(&self.opener.cache);
-        self.serve_slowly(asker(req, ino_in), Op::CopyFileRange, reply, move |tree| {
+        let copy = move |tree: &Loopback| {
             let writing = open_flags::for_writing(open_flags::READ_ONLY);
             let copied = with_handle(tree, (ino_in, fh_in), open_flags::READ_ONLY, |from| {
                 with_handle(tree, (ino_out, fh_out), writing, |to| {
@@ -937,7 +937,13 @@ impl Filesystem for Adapter {
             // The kernel knows that one was written, but not that the other was read.
             cache.drop_attributes(node(ino_in));
             Ok(copied)
-        });
+        };
+        if fh_in.0 == NO_HANDLE || fh_out.0 == NO_HANDLE {
+            // Opening it may wait for whoever has a lease on it.
+            self.serve_slowly(asker(req, ino_in), Op::CopyFileRange, reply, copy);
+        } else {
+            self.serve_beside_others(asker(req, ino_in), Op::CopyFileRange, reply, copy);
+        }
     }
 
     fn ioctl(
