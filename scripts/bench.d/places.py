@@ -204,6 +204,24 @@ def example(name, target):
     return None
 
 
+def postgresql(target):
+    """Where PostgreSQL's programs are, with the environment that they need: those of the distribution's packages, unpacked and
+    not installed, so that no cluster is set up; None if they can't be had."""
+    directory = os.path.join(target, "bench", "postgresql")
+    common = os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "programs.d", "common.sh")
+    script = ('set -e; . "$0"; version=$(apt-cache depends postgresql | sed -n "s/ *Depends: postgresql-\\([0-9]*\\)$/\\1/p"); '
+              'unpack_packages "postgresql-$version" "postgresql-client-$version" libpq5; use_unpacked; '
+              'echo "$LD_LIBRARY_PATH"; ls -d "$INPUT"/root/usr/lib/postgresql/*/bin')
+    environment = dict(os.environ, INPUT=directory, DEBIAN_FRONTEND="noninteractive")
+    os.makedirs(directory, exist_ok=True)
+    done = subprocess.run(["bash", "-c", script, common], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True, check=False)
+    if done.returncode != 0:
+        return None
+    libraries, programs = done.stdout.splitlines()[-2:]
+    return programs, {"LD_LIBRARY_PATH": libraries, "PATH": f"{programs}:/usr/bin:/bin", "LC_ALL": "C"}
+
+
 def all_places(wanted, directory, make_disk, loopfs, target):
     """The places of those names, in the order of the table; those that can't be had are left out, and named."""
     def daemon(name, command):
@@ -232,7 +250,7 @@ def all_places(wanted, directory, make_disk, loopfs, target):
         "bindfs": peer("bindfs", lambda: installed("bindfs", "bindfs"),
                        lambda program, src, mnt: [program, "-f", src, mnt]),
         "mergerfs": peer("mergerfs", lambda: installed("mergerfs", "mergerfs"),
-                         lambda program, src, mnt: [program, "-f", "-o", "minfreespace=0", src, mnt]),
+                         lambda program, src, mnt: [program, "-f", "-o", "minfreespace=0,allow_other", src, mnt]),
         "hp": peer("hp", lambda: example("passthrough_hp", target),
                    lambda program, src, mnt: [program, "--foreground", src, mnt]),
         "ll": peer("ll", lambda: example("passthrough_ll", target),

@@ -46,7 +46,17 @@ def table(times, workloads, places, cpu):
     return "\n".join(lines)
 
 
-COLOURS = ["#9aa0a6", "#1a73e8", "#34a853", "#8e44ad", "#f9ab00", "#ea4335", "#00acc1", "#795548"]
+COLOURS = ["#9aa0a6", "#1a73e8", "#34a853", "#8e44ad", "#f9ab00", "#ea4335", "#00acc1", "#795548", "#e91e63", "#607d8b", "#afb42b"]
+
+
+BEGIN, END = "<!-- scripts/bench --docs writes from here -->", "<!-- to here -->"
+
+
+def put_between(text, table):
+    """A text with another table where it has the last one."""
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    return f"{before}{BEGIN}\n{table}{END}{after}"
 
 
 def chart(times, workloads, places, title):

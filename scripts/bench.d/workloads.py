@@ -20,9 +20,11 @@ class Skipped(Exception):
 class Context:
     """What the workloads share."""
 
-    def __init__(self, ops, scale):
+    def __init__(self, ops, scale, target):
         self.ops = ops
         self.scale = scale
+        self.target = target
+        self.postgresql = None
 
     def count(self, number):
         """A number, less in a quick run."""
@@ -181,6 +183,15 @@ def copy(context, place):
     return timed(["cp", "-a", tree, tree + ".copy"], "/")
 
 
+def extract(context, place):
+    tree = sources(context, place)
+    archive, copy_of_it = tree + ".tar", tree + ".extracted"
+    timed(["tar", "-cf", archive, "-C", tree, "."], "/")
+    shutil.rmtree(copy_of_it, ignore_errors=True)
+    os.mkdir(copy_of_it)
+    return timed(["tar", "-xf", archive, "-C", copy_of_it], "/")
+
+
 def remove(context, place):
     tree = sources(context, place) + ".copy"
     if not os.path.isdir(tree):
@@ -231,6 +242,43 @@ def sqlite(context, place):
     return timed([sys.executable, "-c", script, database], "/")
 
 
+def pgbench(context, place):
+    """Transactions of one client, each on the disk when it is done. The server runs as a user of its own."""
+    context.postgresql = context.postgresql or places.postgresql(context.target)
+    if context.postgresql is None:
+        raise Skipped("PostgreSQL can't be had")
+    programs, environment = context.postgresql
+    nobody = {"user": "nobody", "group": "nogroup", "extra_groups": [], "env": environment}
+
+    def program(name, *arguments):
+        return timed([os.path.join(programs, name), *arguments], "/", **nobody)
+
+    def with_server(top, act):
+        sockets = os.path.join(os.path.dirname(place.disk), "sockets")
+        os.makedirs(sockets, exist_ok=True)
+        shutil.chown(sockets, "nobody", "nogroup")
+        options = f"-c listen_addresses= -c unix_socket_directories={sockets}"
+        log = os.path.join(sockets, "log")
+        program("pg_ctl", "-D", os.path.join(top, "cluster"), "-l", log, "-o", options, "-w", "-s", "start")
+        try:
+            return act("-h", sockets, "-U", "nobody", "postgres")
+        finally:
+            program("pg_ctl", "-D", os.path.join(top, "cluster"), "-m", "fast", "-w", "-s", "stop")
+
+    if not os.path.isdir(os.path.join(place.source, "cluster")):
+        # Behind the daemon's back: some of the others make everything as root.
+        place.stop()
+        place.make_disk(place.name, place.disk)
+        cluster = os.path.join(place.source, "cluster")
+        os.mkdir(cluster, 0o700)
+        shutil.chown(cluster, "nobody", "nogroup")
+        program("initdb", "-D", cluster, "-A", "trust", "-U", "nobody", "--no-locale", "-E", "UTF8")
+        with_server(place.source, lambda *where: program("pgbench", "-i", "-q", *where))
+    cold(place)
+    transactions = str(context.count(500))
+    return with_server(place.top, lambda *where: program("pgbench", "-n", "-t", transactions, *where))
+
+
 # The rows of the table, in the order in which they run in one place. Those of the first two groups use what the ones
 # before them in the group have made; the others make it themselves.
 SMALL = [
@@ -248,8 +296,8 @@ LARGE_FILE = [
 ]
 PROGRAMS = [
     ("ls -lR cold", list_cold), ("ls -lR warm", list_warm), ("find", find), ("tar c cold", tar_cold), ("tar c warm", tar_warm),
-    ("cp -a", copy), ("rm -rf", remove), ("git init+add", git_add), ("git status", git_status), ("git clone", git_clone),
-    ("compile", compile_some), ("sqlite insert", sqlite),
+    ("cp -a", copy), ("tar x", extract), ("rm -rf", remove), ("git init+add", git_add), ("git status", git_status), ("git clone", git_clone),
+    ("compile", compile_some), ("sqlite insert", sqlite), ("pgbench", pgbench),
 ]
 WORKLOADS = SMALL + LARGE_FILE + PROGRAMS
 
