@@ -78,7 +78,7 @@ def chart(times, workloads, places, title):
     for index, place in enumerate(others):
         out.append(f'<circle cx="{at + 5}" cy="36" r="5" fill="{COLOURS[index % len(COLOURS)]}"/>'
                    f'<text x="{at + 14}" y="40">{escape(place)}</text>')
-        at += 30 + 7 * len(place)
+        at += 24 + 6.5 * len(place)
     for ratio in (0.5, 1, 2, 5, 10, 20, 50, 100):
         if x(ratio) <= left + width:
             out.append(f'<line x1="{x(ratio):.1f}" y1="{top - 8}" x2="{x(ratio):.1f}" y2="{height - 22}" '

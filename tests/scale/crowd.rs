@@ -1,15 +1,18 @@
 //! Many threads at once on a daemon that may have 128 files open: whatever they do to files that lose their
 //! descriptors all the time comes out as in a plain directory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 use super::limited::Limited;
-use crate::common::TestEnv;
+use crate::common::process::wait_child;
 use crate::common::tree::{Times, assert_same, snapshot};
+use crate::common::{LIMIT, Mount, TestEnv};
 
 const THREADS: u64 = 6;
 const STEPS: usize = 800;
@@ -170,4 +173,43 @@ fn walk(directory: &Path) {
             Err(error) => check(&error),
         }
     }
+}
+
+/// Programs that work in directories of their own, and in one that all of them share.
+#[test]
+fn sixty_four_programs_at_once() {
+    const PROGRAMS: usize = 64;
+    const PROGRAM: &str = "
+        mkdir own-$0 && cd own-$0
+        for n in 1 2 3 4 5 6 7 8; do
+            echo $0 $n >f; echo $0 $n >>../shared; [ \"$(cat f)\" = \"$0 $n\" ]
+            mv f g; ln g h; rm g; [ \"$(ls)\" = h ]; cp h ../all/$0-$n; rm h
+        done";
+    let mount = Mount::start(&[]);
+    fs::create_dir(mount.path("all")).unwrap();
+    let program = |number: usize| {
+        let mut command = Command::new("sh");
+        command.args(["-e", "-c", PROGRAM, &number.to_string()]);
+        command.current_dir(mount.mnt()).spawn().unwrap()
+    };
+    let mut programs: Vec<_> = (0..PROGRAMS).map(program).collect();
+    for program in &mut programs {
+        assert!(wait_child(program, LIMIT).expect("it ends").success());
+    }
+    for top in [mount.mnt(), mount.src()] {
+        let shared = fs::read_to_string(top.join("shared")).unwrap();
+        let lines: BTreeSet<&str> = shared.lines().collect();
+        assert_eq!(
+            (lines.len(), shared.lines().count()),
+            (8 * PROGRAMS, 8 * PROGRAMS)
+        );
+        for entry in fs::read_dir(top.join("all")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let expected = format!("{}\n", name.replace('-', " "));
+            assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+        }
+        assert_eq!(fs::read_dir(top.join("all")).unwrap().count(), 8 * PROGRAMS);
+    }
+    mount.finish();
 }
