@@ -291,6 +291,7 @@ impl Filesystem for Adapter {
             line.push_str(&missing.join(" "));
         }
         if self.opener.is_not_asked {
+            self.tree.opens_are_unheard();
             line.push_str("; the kernel opens and closes files without asking");
         }
         let (_, agreed, coherent) = &self.terms;

@@ -13,6 +13,7 @@ use super::table::LookupRef;
 use super::watch::Moment;
 use crate::error::{Errno, Error, Result, Tried};
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 use crate::sys::fs::{self, FileType, Found, Statx};
 
 /// A name that was found: what the kernel will remember.
@@ -277,7 +278,9 @@ impl Loopback {
             return going;
         }
         // The table has one reference, this is another; each open file has one more.
-        let is_used = going.is_dir() || Arc::strong_count(&going.inode) > 2;
+        let is_used = going.is_dir()
+            || self.opens_unheard.load(Ordering::Relaxed)
+            || Arc::strong_count(&going.inode) > 2;
         let is_last = || fs::stat(going.object.as_fd()).is_ok_and(|stat| stat.stx_nlink <= 1);
         let kept = is_used
             && (going.is_dir() || is_last())

@@ -55,7 +55,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::policy;
 use crate::survive::State;
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, OnceLock};
 use crate::sys::creds::{self, CallerGuard, OwnerCheck};
 use crate::sys::{features, fs, rights};
@@ -123,6 +123,8 @@ pub struct Loopback {
     filesystem: u64,
     /// Whether the kernel takes descriptors with `O_PATH` for backing files, as far as is known.
     backing_by_path: AtomicBool,
+    /// Whether the kernel opens and closes files without a word: any that it remembers may be open.
+    opens_unheard: AtomicBool,
 }
 
 impl Loopback {
@@ -158,6 +160,7 @@ impl Loopback {
             noatime: settings.noatime,
             filesystem,
             backing_by_path: AtomicBool::new(!features::is_off("backing-by-path")),
+            opens_unheard: AtomicBool::new(false),
         })
     }
 
@@ -207,6 +210,11 @@ impl Loopback {
     #[must_use]
     pub fn finds_inodes_again(&self) -> bool {
         self.descriptors.by_handle()
+    }
+
+    /// The kernel opens and closes files without a word from now on.
+    pub fn opens_are_unheard(&self) {
+        self.opens_unheard.store(true, Ordering::Relaxed);
     }
 
     /// Whether reads are to leave access times alone.

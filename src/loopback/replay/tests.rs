@@ -297,6 +297,23 @@ fn an_open_file_whose_last_name_goes_is_read_by_the_next_process() {
     );
 }
 
+/// Where the kernel opens files without a word, any that it remembers may be open.
+#[test]
+fn a_file_that_may_be_open_is_found_by_the_next_process_when_its_last_name_has_gone() {
+    exactly_once(
+        |tree, dir| {
+            std::fs::write(dir.join("file"), "contents").unwrap();
+            node(tree, "file")
+        },
+        |tree, file| {
+            tree.opens_are_unheard();
+            tree.unlink(ROOT, NodeNo::ROOT, OsStr::new("file"))?;
+            let open = tree.open_for_now(*file, READ_WRITE)?;
+            tree.read(open.handle(), 0, 99)
+        },
+    );
+}
+
 fn two_files(tree: &Loopback, dir: &Path) {
     std::fs::write(dir.join("one"), "1").unwrap();
     std::fs::write(dir.join("two"), "2").unwrap();
