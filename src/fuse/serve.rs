@@ -451,6 +451,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_owed_is_under_way_until_it_is_answered() {
+        let (service, log) = (Arc::new(service("")), Rc::default());
+        let owed = RefCell::new(None);
+        let hand_on = |reply, ()| *owed.borrow_mut() = Some(reply);
+        let left = |_: &mut Note| Ok(Step::Left(()));
+        service.serve_or_owe(ASKER, Op::Fsync, Note::new(&log), left, hand_on);
+        assert_eq!(service.counters.oldest().map(|it| it.op), Some(Op::Fsync));
+        drop(owed.take());
+        assert_eq!(service.counters.oldest(), None);
+        assert_eq!(*log.borrow(), [Err(libc_eio())]);
+    }
+
+    #[test]
     fn faults_come_when_asked_for() {
         let (service, log) = (service("read=panic,write=28"), Rc::default());
         service.serve(ASKER, Op::Read, Note::new(&log), |_, _| Ok(1));

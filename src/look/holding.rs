@@ -9,8 +9,8 @@ use super::mounts::Mount;
 use crate::figures::{Holder, Name};
 use crate::lifecycle::holders::{self, Finder};
 
-/// How long a search may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a search may take: much more than it does on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a search found.
 #[derive(Debug, Default)]

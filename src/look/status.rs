@@ -34,6 +34,8 @@ struct Status<'a> {
     why: Option<String>,
     /// The processes that use the mount.
     holders: &'a [Holder],
+    /// Nobody was left out because the search took too long.
+    search_finished: bool,
     /// How many processes could not be looked into.
     hidden_processes: usize,
 }
@@ -64,6 +66,7 @@ pub(super) fn run(target: &Path, shape: Shape) -> Result<ExitCode, Failure> {
         figures: mount.figures.as_ref(),
         why: mount.state.why_no_figures(),
         holders: &found.holders,
+        search_finished: !found.unfinished,
         hidden_processes: found.hidden,
     }))
 }

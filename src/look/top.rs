@@ -13,7 +13,7 @@ mod screen;
 
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread;
 use std::time::Duration;
 
@@ -216,8 +216,17 @@ fn watch(
         if signals.next()?.is_some() {
             return Ok(());
         }
-        while let Ok(fetched) = fetcher.told.try_recv() {
-            page.fetched(fetched);
+        loop {
+            match fetcher.told.try_recv() {
+                Ok(fetched) => page.fetched(fetched),
+                Err(TryRecvError::Empty) => break,
+                // It panicked, which has given the terminal back.
+                Err(TryRecvError::Disconnected) => {
+                    return Err(io::Error::other(
+                        "the thread that asks the daemons has ended",
+                    ));
+                }
+            }
         }
     }
 }

@@ -311,7 +311,7 @@ impl<'a> Waiting<'a> {
         self.look();
         let target = text::name(&self.mount.target.0);
         let waited = self.begin.elapsed().as_secs();
-        let limit = self.end.map(|end| (end - self.begin).as_secs());
+        let limit = self.end.map(|end| (end - self.begin).as_secs_f32());
         let of = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
         let line = format!("{target} is in use by {}", self.holders);
         let mut stderr = io::stderr();

@@ -190,6 +190,28 @@ fn a_mount_whose_daemon_is_stopped() {
     mount.ended();
 }
 
+/// The same with somebody in it, who is cut off. Another process: one that is forked here would have to close our file
+/// before it runs, and wait for the daemon with that.
+#[test]
+fn a_mount_in_use_whose_daemon_is_stopped() {
+    let mount = Mount::start(&["--io", "cached"]);
+    fs::write(mount.source("held"), "held").unwrap();
+    let mut tail = std::process::Command::new("tail");
+    let mut tail = tail.arg("-f").arg(mount.path("held")).spawn().unwrap();
+    let holders = || status(&mount)["holders"].as_array().map_or(0, Vec::len);
+    eventually("it is in use", LIMIT, || holders() == 1);
+    let stopped = Stopped::stop(&mount);
+    let busy = look(&mount, &["unmount", "--timeout", "0"]);
+    let forced = look(&mount, &["unmount", "--force"]);
+    drop(stopped);
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+    assert_eq!(busy.code(), 32, "{busy:?}");
+    assert!(busy.stderr.contains("open held"), "{busy:?}");
+    assert_eq!(forced.code(), 0, "{forced:?}");
+    mount.ended();
+}
+
 /// Detached and still open: no longer in the mount table, and known all the same.
 #[test]
 fn a_draining_mount() {
