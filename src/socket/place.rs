@@ -11,7 +11,9 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::event::{Timespec, poll};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, SocketFlags};
@@ -21,6 +23,8 @@ use crate::sys::mountinfo::DeviceNumber;
 const SUFFIX: &str = ".sock";
 /// As many left-overs are looked at, at most, in one go.
 const MOST_STALE: usize = 256;
+/// How long another of us may keep a directory to itself: what is done meanwhile takes microseconds.
+const LOCKED: Duration = Duration::from_millis(500);
 
 /// Where sockets of mounts of `owner` may be, in the order in which a daemon tries them.
 fn candidates(owner: u32) -> Vec<PathBuf> {
@@ -65,9 +69,9 @@ impl Directory {
         let owner = rustix::process::geteuid().as_raw();
         let mut last = None;
         for path in candidates(owner) {
-            // 0755 for root's: names in there are no secret. `/run/user/UID` itself is closed to others.
-            let mode = if owner == 0 { 0o755 } else { 0o700 };
-            let made = rustix::fs::mkdir(&path, Mode::from_raw_mode(mode));
+            // Closed to others, who could lock it otherwise.
+            let mode = Mode::RWXU;
+            let made = rustix::fs::mkdir(&path, mode);
             let opened = match made {
                 Ok(()) | Err(Errno::EXIST) => Self::open(path, owner),
                 Err(errno) => Err(named(&path, errno)),
@@ -75,7 +79,7 @@ impl Directory {
             match opened {
                 Ok(directory) => {
                     // The umask may have taken more than it should.
-                    let _ = rustix::fs::fchmod(&directory.fd, Mode::from_raw_mode(mode));
+                    let _ = rustix::fs::fchmod(&directory.fd, mode);
                     return Ok(directory);
                 }
                 // The last one is there on every machine.
@@ -109,12 +113,22 @@ impl Directory {
         self.owner
     }
 
-    /// Keeps others of us from changing it meanwhile; until the descriptor is closed.
-    fn lock(&self) -> io::Result<OwnedFd> {
+    /// Keeps others of us from changing it meanwhile; until the descriptor is closed. One of them that is stopped keeps
+    /// it for as long: nobody waits for that longer than a moment, and goes on without.
+    fn lock(&self) -> Option<OwnedFd> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, ".", flags, Mode::empty())?;
-        rustix::fs::flock(&fd, FlockOperation::LockExclusive)?;
-        Ok(fd)
+        let fd = rustix::fs::openat(&self.fd, ".", flags, Mode::empty()).ok()?;
+        let end = Instant::now() + LOCKED;
+        loop {
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Some(fd),
+                Err(Errno::AGAIN | Errno::INTR) if Instant::now() < end => {
+                    let pause = Timespec::try_from(LOCKED / 20).ok();
+                    let _ = poll(&mut [], pause.as_ref());
+                }
+                Err(_) => return None,
+            }
+        }
     }
 
     /// The devices that there are sockets for.
@@ -149,8 +163,10 @@ impl Directory {
         rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
         let name = name_of(device);
         let first = format!(".{name}.{}", rustix::process::getpid());
-        let _alone = self.lock()?;
-        self.remove_stale();
+        let alone = self.lock();
+        if alone.is_some() {
+            self.remove_stale();
+        }
         let _ = rustix::fs::unlinkat(&self.fd, &first, AtFlags::empty());
         rustix::net::bind(&socket, &self.address(&first)?)?;
         let stat = rustix::fs::statat(&self.fd, &first, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -177,7 +193,7 @@ impl Directory {
 
     /// The same, for a client, who may not if it is somebody else's directory.
     pub(super) fn clean(&self) {
-        if let Ok(_alone) = self.lock() {
+        if let Some(_alone) = self.lock() {
             self.remove_stale();
         }
     }
@@ -205,9 +221,7 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        let Ok(_alone) = self.directory.lock() else {
-            return;
-        };
+        let _alone = self.directory.lock();
         // When the mount has gone its number may be another's already, and so may the name.
         let stat = rustix::fs::statat(&self.directory.fd, &self.name, AtFlags::SYMLINK_NOFOLLOW);
         if stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.inode) {

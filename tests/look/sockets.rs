@@ -115,6 +115,21 @@ fn without_a_socket() {
     );
 }
 
+/// Whoever keeps the directory locked, a process that is stopped for one, holds up no mount.
+#[test]
+fn a_lock_on_the_directory_holds_nobody_up() {
+    let first = Mount::start(&[]);
+    let directory = fs::File::open("/run/loopfs").unwrap();
+    directory.lock().unwrap();
+    let begin = std::time::Instant::now();
+    let mount = Mount::start(&[]);
+    assert!(socket(&mount).exists());
+    mount.finish();
+    assert!(begin.elapsed() < std::time::Duration::from_secs(20));
+    drop(directory);
+    first.finish();
+}
+
 /// A question does not keep the mount busy.
 #[test]
 fn asking_is_no_use_of_the_mount() {
