@@ -138,7 +138,7 @@ pub struct Cli {
     #[arg(long, value_name = "SECONDS|never", value_parser = options::limit_from_text, help_heading = "Running")]
     lazy_timeout: Option<Limit>,
 
-    /// Have a second process start the one that serves again if it dies. Experimental: what was being done then may be done twice
+    /// Have a second process start the one that serves again if it dies, unnoticed by programs
     /// [default: off; on if no MODE is given]
     #[arg(
         long,

@@ -39,6 +39,11 @@ pub enum Command {
         /// What about those who use it.
         how: Unmount,
     },
+    /// The program on the disk is to go on with it.
+    Upgrade {
+        /// Where it is mounted.
+        target: PathBuf,
+    },
     /// What is wrong, and what mends it.
     Doctor {
         /// Where something is mounted or is to be, absolute; else of every mount.

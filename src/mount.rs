@@ -216,11 +216,11 @@ fn go_on(
         .ok_or(Unreadable::NotOurs)
         .and_then(State::open)
         .map_err(|error| Failure::new(ExitCode::Internal, error.to_string()))?;
-    supervisor.wait_for_turn()?;
+    let turn = supervisor.wait_for_turn()?;
     let survival = Survival {
         state: Arc::new(state),
         keeper: Arc::new(supervisor.clone()),
-        kept: inheritance.kept,
+        kept: turn.kept,
     };
     let path = sys::fs::ProcPath::of(root.as_fd()).to_path();
     let tree = open_to_survive(config, &path, survival)?;
@@ -240,7 +240,7 @@ fn go_on(
     log::debug!("{}; {}", server.negotiated(), tree.describe());
     let card = Card::of(config, &server);
     let shutdown = new_shutdown()?;
-    if !shutdown.resumed(inheritance.state) {
+    if !shutdown.resumed(turn.state) {
         let text = "the connection was being cut";
         return Err(Failure::new(ExitCode::Internal, text));
     }
@@ -256,7 +256,7 @@ fn go_on(
         serving,
         attachment,
         restartable: true,
-        draining_for: inheritance.draining_for,
+        draining_for: turn.draining_for,
     })
 }
 
@@ -314,6 +314,7 @@ impl Running {
             counters: Arc::clone(&counters),
             shutdown: shutdown.clone(),
             attachment: Arc::clone(&attachment),
+            supervisor: supervisor.cloned(),
         });
         log::info!(
             "serving {} at {}",

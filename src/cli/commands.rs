@@ -63,6 +63,13 @@ pub(super) enum Commands {
         #[arg(long)]
         json: bool,
     },
+    /// Have the program that is installed by now go on with a mount served with --supervise, without unmounting
+    #[command(override_usage = "loopfs upgrade MNT")]
+    Upgrade {
+        /// Where it is mounted
+        #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+        target: PathBuf,
+    },
     /// Watch what is done with a mount: operations a second, how long they take, the busiest files and processes
     #[command(override_usage = "loopfs top [MNT]")]
     Top {
@@ -105,6 +112,9 @@ impl Commands {
             Self::Doctor { target, json } => Command::Doctor {
                 target: target.as_deref().map(resolve::target).transpose()?,
                 json,
+            },
+            Self::Upgrade { target } => Command::Upgrade {
+                target: resolve::target(&target)?,
             },
             Self::Top { target } => Command::Top {
                 target: target.as_deref().map(resolve::target).transpose()?,

@@ -13,6 +13,7 @@ mod status;
 mod text;
 mod top;
 mod unmount;
+mod upgrade;
 
 use std::io::{self, Write as _};
 
@@ -25,6 +26,7 @@ pub fn run(command: &Command) -> Result<ExitCode, Failure> {
         Command::List { json } => list::run(*json),
         Command::Status { target, shape } => status::run(target, *shape),
         Command::Unmount { target, how } => unmount::run(target, how),
+        Command::Upgrade { target } => upgrade::run(target),
         Command::Top { target } => top::run(target.as_deref()),
         Command::Doctor { target, json } => doctor::run(target.as_deref(), *json),
     }

@@ -15,6 +15,7 @@ use crate::observe::{Counters, Outcome};
 use crate::op::Op;
 use crate::socket::protocol::Detached;
 use crate::socket::server::Answering;
+use crate::supervise::Supervisor;
 use crate::sync::Arc;
 use crate::sys;
 
@@ -79,6 +80,7 @@ pub(super) struct Desk {
     pub(super) counters: Arc<Counters>,
     pub(super) shutdown: Shutdown,
     pub(super) attachment: Arc<Attachment>,
+    pub(super) supervisor: Option<Supervisor>,
 }
 
 impl Answering for Desk {
@@ -138,6 +140,13 @@ impl Answering for Desk {
 
     fn cut_off(&self) {
         self.shutdown.cut_off(Cause::Unmounted);
+    }
+
+    fn upgrade(&self) -> String {
+        match &self.supervisor {
+            Some(supervisor) => supervisor.upgrade(),
+            None => "it is served without --supervise: unmount it, and mount it anew".to_owned(),
+        }
     }
 }
 

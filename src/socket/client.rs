@@ -64,6 +64,30 @@ pub fn ask(
     }
 }
 
+/// Puts a `question` that the daemon answers by ending, until `limit` has passed: the id of the process that has ended.
+pub fn ask_to_end(
+    device: DeviceNumber,
+    owner: u32,
+    question: Question,
+    limit: Duration,
+) -> Result<u32, Silence> {
+    let end = Instant::now() + limit;
+    let (socket, pid) = connect(device, owner, end)?;
+    send(&socket, &protocol::written(&question)).map_err(silence)?;
+    match receive(&socket, end) {
+        Ok(line) if line.is_empty() => Ok(pid),
+        Err(Errno::CONNRESET) => Ok(pid),
+        Ok(line) => match serde_json::from_slice(&line) {
+            Ok(Answer::Refused(why)) => Err(Silence::Refused(why)),
+            Ok(answer) => Err(unexpected(&answer)),
+            Err(error) => Err(Silence::Refused(format!(
+                "an answer that is not understood: {error}"
+            ))),
+        },
+        Err(errno) => Err(silence(errno)),
+    }
+}
+
 /// Devices of mounts of `owner` that there are sockets for, in the mount table or not any more.
 #[must_use]
 pub fn devices(owner: u32) -> Vec<DeviceNumber> {

@@ -22,6 +22,8 @@ pub enum Question {
     },
     /// Take the mount away and cut off whoever uses it.
     CutOff,
+    /// Let the program that lies on the disk by now go on. Who is asked has ended then, without an answer.
+    Upgrade,
 }
 
 /// What it gets.
@@ -80,6 +82,7 @@ mod tests {
             Question::Figures,
             Question::Detach { lazily: true },
             Question::CutOff,
+            Question::Upgrade,
         ] {
             let line = written(&asked);
             assert!(line.len() < LONGEST_QUESTION);

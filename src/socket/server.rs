@@ -39,6 +39,9 @@ pub trait Answering: Send + Sync {
 
     /// Takes it away and cuts off whoever uses it: begins with that.
     fn cut_off(&self);
+
+    /// Has the program on the disk go on, which ends this process: why it did not come to that, in a line.
+    fn upgrade(&self) -> String;
 }
 
 /// The socket and its thread. Dropping this takes both away.
@@ -174,6 +177,7 @@ fn answer(client: &OwnedFd, behind: &dyn Answering) -> rustix::io::Result<()> {
             behind.cut_off();
             Answer::CuttingOff
         }
+        Ok(Question::Upgrade) => Answer::Refused(behind.upgrade()),
         Err(why) => Answer::Refused(why),
     };
     send(client, &protocol::written(&answer))
@@ -247,6 +251,10 @@ mod tests {
         }
 
         fn cut_off(&self) {}
+
+        fn upgrade(&self) -> String {
+            "nobody goes on".to_owned()
+        }
     }
 
     /// What is answered to `bytes`, after which the client says no more.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -16,14 +17,16 @@ use crate::exit::{ExitCode, Failure};
 use crate::fuse::Terms;
 use crate::lifecycle::{Cause, Gate, Shutdown, State};
 use crate::survive;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex, lock};
 
 /// Set for a process that serves under a supervisor: the version of what the two say to each other. The socket is its standard input.
 pub(crate) const VARIABLE: &str = "LOOPFS_SUPERVISED";
 
 /// How long requests in flight may take to be answered before an upgrade.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// How long an upgrade may take before who asked for it is told that nothing came of it.
+const UPGRADE: Duration = Duration::from_secs(60);
 
 /// Whoever starts this process again if it dies.
 #[derive(Debug, Clone)]
@@ -31,6 +34,8 @@ pub struct Supervisor {
     link: Arc<Link>,
     /// It has been told that this process serves.
     ready: Arc<AtomicBool>,
+    /// Who waits to hear why there is no upgrade.
+    upgrading: Arc<Mutex<Option<mpsc::Sender<String>>>>,
 }
 
 /// What this process is for.
@@ -57,6 +62,11 @@ pub struct Inheritance {
     pub covered: Option<OwnedFd>,
     /// The memory that survives.
     pub memory: Option<OwnedFd>,
+}
+
+/// What is known of it when it is over with the process that served it.
+#[derive(Debug)]
+pub struct Turn {
     /// Where its life stood.
     pub state: State,
     /// For how long it had been on its way out.
@@ -106,6 +116,7 @@ impl Supervisor {
         Ok(Some(Self {
             link: Arc::new(Link::of(socket)),
             ready: Arc::default(),
+            upgrading: Arc::default(),
         }))
     }
 
@@ -118,18 +129,7 @@ impl Supervisor {
     fn hear_duty(&self) -> io::Result<Duty> {
         match self.hear()? {
             Order::Begin(place) => Ok(duty(place, None)),
-            Order::Resume {
-                place,
-                mounted,
-                state,
-                draining_for,
-                kept,
-            } => {
-                let kept = (0..kept).map(|_| match self.hear()? {
-                    Order::Kept(number, descriptor) => Ok((number, descriptor)),
-                    other => Err(unexpected(&other)),
-                });
-                let kept = kept.collect::<io::Result<_>>()?;
+            Order::Resume { place, mounted } => {
                 let terms = Terms::from_record(&mounted.terms).ok_or_else(garbled)?;
                 let inheritance = Inheritance {
                     terms,
@@ -140,9 +140,6 @@ impl Supervisor {
                     device: mounted.device,
                     covered: mounted.covered,
                     memory: mounted.memory,
-                    state,
-                    draining_for,
-                    kept,
                 };
                 Ok(duty(place, Some(inheritance)))
             }
@@ -169,15 +166,43 @@ impl Supervisor {
     }
 
     /// Says that this process can take over what it was handed, and waits for the word to do so.
-    pub fn wait_for_turn(&self) -> Result<(), Failure> {
+    pub fn wait_for_turn(&self) -> Result<Turn, Failure> {
         let wait = || {
             self.say(&Report::Prepared)?;
             match self.hear()? {
-                Order::Go => Ok(()),
+                Order::Go {
+                    state,
+                    draining_for,
+                    kept,
+                } => {
+                    let kept = (0..kept).map(|_| match self.hear()? {
+                        Order::Kept(number, descriptor) => Ok((number, descriptor)),
+                        other => Err(unexpected(&other)),
+                    });
+                    Ok(Turn {
+                        state,
+                        draining_for,
+                        kept: kept.collect::<io::Result<_>>()?,
+                    })
+                }
                 other => Err(unexpected(&other)),
             }
         };
         wait().map_err(|error| lost(&error))
+    }
+
+    /// Has the program that lies on the disk by now go on with the mount. That ends this process, so what it returns is why
+    /// it did not come to that.
+    #[must_use]
+    pub fn upgrade(&self) -> String {
+        let (tell, told) = mpsc::channel();
+        *lock(&self.upgrading) = Some(tell);
+        match self.say(&Report::Upgrade) {
+            Ok(()) => told
+                .recv_timeout(UPGRADE)
+                .unwrap_or_else(|_| "the supervisor does not answer".to_owned()),
+            Err(error) => format!("the supervisor is gone: {error}"),
+        }
     }
 
     /// Says that the mount can be used.
@@ -206,7 +231,13 @@ impl Supervisor {
                                 break;
                             }
                         }
-                        Order::GoOn => gate.let_go(),
+                        Order::GoOn(why) => {
+                            gate.let_go();
+                            if let Some(waits) = lock(&it.upgrading).take() {
+                                // It may have lost its patience.
+                                let _ = waits.send(why);
+                            }
+                        }
                         other => log::error!("{}", unexpected(&other)),
                     }
                 }

@@ -38,6 +38,8 @@ pub(crate) enum Report {
     Keep(u64, OwnedFd),
     /// It need not be kept any longer.
     Drop(u64),
+    /// Somebody wants the program that lies on the disk by now to go on.
+    Upgrade,
 }
 
 /// From the supervisor.
@@ -46,22 +48,20 @@ pub(crate) enum Order {
     /// Make the mount and serve it.
     Begin(Place),
     /// Get ready to serve a mount that is there.
-    Resume {
-        place: Place,
-        mounted: Mounted,
+    Resume { place: Place, mounted: Mounted },
+    /// A descriptor that was kept by this number.
+    Kept(u64, OwnedFd),
+    /// Serve what you got ready for: whoever served it is dead.
+    Go {
         state: State,
         draining_for: Duration,
         /// How many descriptors follow, each in an [`Order::Kept`].
         kept: u64,
     },
-    /// A descriptor that was kept by this number.
-    Kept(u64, OwnedFd),
-    /// Serve what you got ready for: whoever served it is dead.
-    Go,
     /// Answer what is being served, and hold up what comes.
     Pause,
-    /// Go on after all.
-    GoOn,
+    /// Go on after all: nobody takes over, for this reason.
+    GoOn(String),
 }
 
 /// What is served, and where, as it was found at the start.
@@ -200,6 +200,7 @@ impl Report {
                 kind(8).number(*number)
             }
             Self::Drop(number) => kind(9).number(*number),
+            Self::Upgrade => kind(10),
         };
         (writer.done(), descriptors)
     }
@@ -222,6 +223,7 @@ impl Report {
             7 => Self::Refused(text(&mut reader)?),
             8 => Self::Keep(reader.number()?, descriptors.next()?),
             9 => Self::Drop(reader.number()?),
+            10 => Self::Upgrade,
             _ => return None,
         };
         reader.is_done().then_some(report)
@@ -238,29 +240,28 @@ impl Order {
                 descriptors.push(&place.root);
                 place.write(kind(0))
             }
-            Self::Resume {
-                place,
-                mounted,
-                state,
-                draining_for,
-                kept,
-            } => {
+            Self::Resume { place, mounted } => {
                 descriptors.push(&place.root);
                 descriptors.extend(mounted.descriptors());
-                let millis = u64::try_from(draining_for.as_millis()).unwrap_or(u64::MAX);
-                mounted
-                    .write(place.write(kind(1)))
-                    .bytes(&state.to_record())
-                    .number(millis)
-                    .number(*kept)
+                mounted.write(place.write(kind(1)))
             }
             Self::Kept(number, descriptor) => {
                 descriptors.push(descriptor);
                 kind(2).number(*number)
             }
-            Self::Go => kind(3),
+            Self::Go {
+                state,
+                draining_for,
+                kept,
+            } => {
+                let millis = u64::try_from(draining_for.as_millis()).unwrap_or(u64::MAX);
+                kind(3)
+                    .bytes(&state.to_record())
+                    .number(millis)
+                    .number(*kept)
+            }
             Self::Pause => kind(4),
-            Self::GoOn => kind(5),
+            Self::GoOn(why) => kind(5).bytes(why.as_bytes()),
         };
         (writer.done(), descriptors)
     }
@@ -274,14 +275,15 @@ impl Order {
             1 => Self::Resume {
                 place: Place::read(&mut reader, &mut descriptors)?,
                 mounted: Mounted::read(&mut reader, &mut descriptors)?,
+            },
+            2 => Self::Kept(reader.number()?, descriptors.next()?),
+            3 => Self::Go {
                 state: State::from_record(reader.bytes()?)?,
                 draining_for: Duration::from_millis(reader.number()?),
                 kept: reader.number()?,
             },
-            2 => Self::Kept(reader.number()?, descriptors.next()?),
-            3 => Self::Go,
             4 => Self::Pause,
-            5 => Self::GoOn,
+            5 => Self::GoOn(text(&mut reader)?),
             _ => return None,
         };
         reader.is_done().then_some(order)
@@ -362,6 +364,7 @@ mod tests {
             Report::Refused("why not".into()),
             Report::Keep(7, descriptor()),
             Report::Drop(u64::MAX),
+            Report::Upgrade,
         ];
         for report in reports {
             let heard = Report::of(sent(report.parcel())).unwrap();
@@ -372,14 +375,15 @@ mod tests {
             Order::Resume {
                 place: place(),
                 mounted: mounted(true),
+            },
+            Order::Kept(1, descriptor()),
+            Order::Go {
                 state: State::Serving,
                 draining_for: Duration::from_millis(1500),
                 kept: 3,
             },
-            Order::Kept(1, descriptor()),
-            Order::Go,
             Order::Pause,
-            Order::GoOn,
+            Order::GoOn("why".into()),
         ];
         for order in orders {
             let heard = Order::of(sent(order.parcel())).unwrap();
@@ -397,7 +401,7 @@ mod tests {
         assert!(Report::of(parcel(b"x")).is_none());
         let (bytes, _) = Report::Made(mounted(true)).parcel();
         assert!(Report::of(parcel(&bytes)).is_none(), "no descriptors came");
-        let (bytes, _) = Order::Go.parcel();
+        let (bytes, _) = Order::Pause.parcel();
         assert!(Order::of(parcel(&[&bytes[..], b"more"].concat())).is_none());
     }
 }

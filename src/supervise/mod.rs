@@ -36,17 +36,22 @@ use crate::exit::{ExitCode, Failure};
 use crate::lifecycle::State;
 use crate::sys::process::SignalQueue;
 
-pub use child::{Duty, Estate, Inheritance, Supervisor};
+pub use child::{Duty, Estate, Inheritance, Supervisor, Turn};
 
 use message::{Mounted, Order, Place, Report};
 use pace::{Death, Next, Pace};
-use process::Process;
+use process::{Process, Program};
 
 /// What asks for an end; the child is told.
 const FORWARDED: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
 
 /// The program that runs as this process, whatever lies at its path by now.
 const OURSELVES: &str = "/proc/self/exe";
+
+/// How long a program may take to get ready to go on before it is taken for one that can't.
+const GETS_READY: Duration = Duration::from_secs(10);
+/// How long the one before it may take to answer what it has taken up; what is left comes again.
+const ANSWERS: Duration = Duration::from_secs(6);
 
 /// Has a child make the mount and serve it, and others after it if it dies. `ready` is told once the mount can be used.
 pub fn run(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
@@ -55,13 +60,17 @@ pub fn run(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     // Each keeps what has no name any more.
     let _ = crate::sys::fs::raise_file_limit();
     let place = place(config)?;
-    let process = Process::start(Path::new(OURSELVES))
-        .map_err(|error| system("can't start the process that serves", &error))?;
+    let cant_start = |error| system("can't start the process that serves", &error);
+    let program = Program::at(Path::new(OURSELVES)).map_err(cant_start)?;
+    let process = program.start().map_err(cant_start)?;
     let mut keeper = Keeper {
         ready: Some(ready),
         signals,
         place,
         process,
+        program,
+        earlier: None,
+        upgrade: false,
         mount: None,
         kept: BTreeMap::new(),
         state: State::Starting,
@@ -103,6 +112,12 @@ struct Keeper {
     signals: SignalQueue,
     place: Place,
     process: Process,
+    /// What the next child runs.
+    program: Program,
+    /// What it runs if that one can't go on.
+    earlier: Option<Program>,
+    /// The child has asked for an upgrade.
+    upgrade: bool,
     /// Once it is made.
     mount: Option<Mount>,
     /// Descriptors that the child has given to keep.
@@ -139,6 +154,9 @@ impl Keeper {
         }
         if died {
             return self.bury();
+        }
+        if std::mem::take(&mut self.upgrade) {
+            return self.upgrade();
         }
         None
     }
@@ -198,7 +216,13 @@ impl Keeper {
                     None => self.process.kill(),
                 }
             }
-            Report::Prepared => self.tell(&Order::Go),
+            Report::Prepared => {
+                if let Err(error) = self.give_word() {
+                    log::error!("the process that is to serve can't be told so: {error}");
+                    self.process.kill();
+                }
+            }
+            Report::Upgrade => self.upgrade = true,
             Report::Ready => return self.serves(),
             Report::Stands(state) => self.note(state),
             Report::Keep(number, descriptor) => {
@@ -207,7 +231,12 @@ impl Keeper {
             Report::Drop(number) => {
                 self.kept.remove(&number);
             }
-            Report::Paused(_) => {}
+            Report::Paused(drained) => {
+                if !drained {
+                    log::info!("not all requests were answered in time: they come again");
+                }
+                self.process.has_paused_now();
+            }
             Report::Ended { .. } | Report::Refused(_) => self.process.last_word(report),
         }
         None
@@ -221,6 +250,12 @@ impl Keeper {
         self.process.tell(&Order::Resume {
             place,
             mounted: mount.mounted.try_clone()?,
+        })
+    }
+
+    /// Whoever served the mount is dead.
+    fn give_word(&self) -> io::Result<()> {
+        self.process.tell(&Order::Go {
             state: self.state,
             draining_for: self
                 .drains_since
@@ -234,15 +269,93 @@ impl Keeper {
         Ok(())
     }
 
-    fn tell(&self, order: &Order) {
-        // That it is dead is heard otherwise.
-        let _ = self.process.tell(order);
+    /// Has the program that lies on the disk by now go on, if it can; the one that serves does if not, and is told why.
+    fn upgrade(&mut self) -> Option<End> {
+        let (program, process) = match self.get_ready() {
+            Ok(ready) => ready,
+            Err(why) => {
+                log::warn!("no upgrade: {why}");
+                // That it is dead is heard otherwise.
+                let _ = self.process.tell(&Order::GoOn(why));
+                return None;
+            }
+        };
+        let _ = self.process.tell(&Order::Pause);
+        let end = Instant::now() + ANSWERS;
+        while self.process.is_connected() && !self.process.has_paused() && Instant::now() < end {
+            self.process.wait_for_word(end);
+            if let Some(over) = self.listen() {
+                return Some(over);
+            }
+        }
+        self.died = Some(Instant::now());
+        self.process.kill();
+        let last = self.process.reap();
+        if let Some(over) = self.listen() {
+            return Some(over);
+        }
+        if let Err(error) = last {
+            return Some(Err(system("lost the process that serves", &error)));
+        }
+        if let Some(Report::Ended { code, .. }) = self.process.take_last_word() {
+            process.kill();
+            return Some(Ok(code));
+        }
+        self.earlier = Some(std::mem::replace(&mut self.program, program));
+        self.process = process;
+        if let Err(error) = self.give_word() {
+            log::error!("the process that is to serve can't be told so: {error}");
+            self.process.kill();
+        }
+        None
+    }
+
+    /// A child that runs the program on the disk and is ready to take over; or why there is none.
+    fn get_ready(&mut self) -> Result<(Program, Process), String> {
+        if !self.process.serves() {
+            return Err("nobody serves the mount right now".to_owned());
+        }
+        let Some(mount) = self
+            .mount
+            .as_ref()
+            .filter(|mount| mount.mounted.restartable)
+        else {
+            return Err(
+                "no other process can go on with this mount, as was said at the start".to_owned(),
+            );
+        };
+        let path = self.program.path();
+        let failed = |error: io::Error| format!("{} can't be started: {error}", path.display());
+        let program = Program::at(&path).map_err(failed)?;
+        let mut process = program.start().map_err(failed)?;
+        let order = Order::Resume {
+            place: self.place.try_clone().map_err(failed)?,
+            mounted: mount.mounted.try_clone().map_err(failed)?,
+        };
+        let ready = prepare(&mut process, &order);
+        match ready {
+            Ok(()) => Ok((program, process)),
+            Err(why) => {
+                process.kill();
+                // It is dead, so this waits for nothing.
+                let _ = process.reap();
+                Err(format!("{} can't go on: {why}", path.display()))
+            }
+        }
     }
 
     /// The child serves.
     fn serves(&mut self) -> Option<End> {
         self.process.serves_now();
         self.asked = 0;
+        if self.earlier.take().is_some() {
+            log::info!(
+                "{} is served by {} from now on, process {}",
+                self.place.target.display(),
+                self.program.path().display(),
+                self.process.pid()
+            );
+        }
         if let Some(died) = self.died.take() {
             log::info!(
                 "{} is served again, {} ms after that",
@@ -306,6 +419,10 @@ impl Keeper {
             Some(Report::Ended { code, message }) => {
                 return Some(Err(Failure::new(code, message)));
             }
+            // It was ready a moment ago; the one before it has served for long.
+            Some(Report::Refused(message)) if self.earlier.is_some() => {
+                log::error!("the new program can't go on: {message}");
+            }
             Some(Report::Refused(message)) => {
                 self.take_down();
                 let text =
@@ -340,6 +457,9 @@ impl Keeper {
                 format!("the serving process {how}; the mount is taken down: start it again");
             return Some(Err(Failure::new(ExitCode::Internal, text)));
         }
+        if let Some(earlier) = self.earlier.take() {
+            self.program = earlier;
+        }
         self.died.get_or_insert_with(Instant::now);
         log::warn!("the serving process {how}; another one goes on");
         let mut death = if status.terminating_signal() == Some(Signal::KILL.as_raw()) {
@@ -356,7 +476,7 @@ impl Keeper {
                 }
                 Next::After(pause) => self.pause(pause),
             }
-            match Process::start(Path::new(OURSELVES)) {
+            match self.program.start() {
                 Ok(process) => {
                     self.process = process;
                     return None;
@@ -403,6 +523,33 @@ impl Keeper {
         }
         attachment.remove_made_target();
     }
+}
+
+/// Has `process` get ready to take over.
+fn prepare(process: &mut Process, order: &Order) -> Result<(), String> {
+    let end = Instant::now() + GETS_READY;
+    while Instant::now() < end {
+        process.wait_for_word(end);
+        while let Some(report) = process.heard() {
+            match report {
+                Report::Up => {
+                    process.is_up_now();
+                    process.tell(order).map_err(|error| error.to_string())?;
+                }
+                Report::Prepared => return Ok(()),
+                Report::Refused(why) => return Err(why),
+                Report::Ended { message, .. } => return Err(message),
+                other => return Err(format!("it says {other:?}")),
+            }
+        }
+        if !process.is_connected() {
+            return Err("it ended, and did not say why: the log may".to_owned());
+        }
+    }
+    Err(format!(
+        "it was not ready within {} s",
+        GETS_READY.as_secs()
+    ))
 }
 
 fn describe(status: WaitStatus) -> String {

@@ -1,11 +1,16 @@
 //! One child of the supervisor: started with a socket as its standard input, held by a pidfd, heard until it is dead.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid,
 };
@@ -13,6 +18,7 @@ use rustix::process::{
 use super::child::VARIABLE;
 use super::link::Link;
 use super::message::{Order, Report, VERSION};
+use crate::sys::fs::ProcPath;
 
 /// A child.
 #[derive(Debug)]
@@ -31,15 +37,40 @@ enum Stage {
     Starting,
     Up,
     Serving,
+    /// It holds up what comes.
+    Paused,
 }
 
-impl Process {
-    /// Starts `program` with this process's own arguments.
-    pub(crate) fn start(program: &Path) -> io::Result<Self> {
+/// A program to be run, by what it is and not by what lies at its path later.
+#[derive(Debug)]
+pub(crate) struct Program {
+    file: OwnedFd,
+    path: PathBuf,
+}
+
+impl Program {
+    /// The one that `path` leads to now.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let path = std::fs::read_link(ProcPath::of(file.as_fd()).to_path())?;
+        // As the kernel says of one that was replaced: the place is what counts.
+        let place = path.as_os_str().as_bytes();
+        let place = place.strip_suffix(b" (deleted)").unwrap_or(place);
+        let path = PathBuf::from(OsStr::from_bytes(place));
+        Ok(Self { file, path })
+    }
+
+    /// Where it lay, and where another one may lie by now.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    /// Starts it with this process's own arguments.
+    pub(crate) fn start(&self) -> io::Result<Process> {
         let (link, theirs) = Link::pair()?;
         let mut arguments = std::env::args_os();
         let name = arguments.next();
-        let mut command = Command::new(program);
+        let mut command = Command::new(ProcPath::of(self.file.as_fd()).to_path());
         // By its name it knows whether it was called by mount(8).
         command.arg0(name.as_deref().unwrap_or("loopfs".as_ref()));
         command
@@ -52,7 +83,7 @@ impl Process {
         let pid = Pid::from_child(&child);
         // Its number can't come to mean another process before it is reaped, which only `reap` does.
         let life = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self {
+        Ok(Process {
             pid,
             life,
             link,
@@ -61,7 +92,9 @@ impl Process {
             last_word: None,
         })
     }
+}
 
+impl Process {
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
@@ -88,7 +121,27 @@ impl Process {
 
     /// Whether it serves.
     pub(crate) fn serves(&self) -> bool {
-        self.stage == Stage::Serving
+        self.stage >= Stage::Serving
+    }
+
+    /// Whether it holds up what comes.
+    pub(crate) fn has_paused(&self) -> bool {
+        self.stage == Stage::Paused
+    }
+
+    pub(crate) fn has_paused_now(&mut self) {
+        self.stage = Stage::Paused;
+    }
+
+    /// Waits until it says something, or has ended, but no longer than until `end`.
+    pub(crate) fn wait_for_word(&self, end: Instant) {
+        let left = end.saturating_duration_since(Instant::now());
+        let Ok(left) = Timespec::try_from(left) else {
+            return;
+        };
+        let mut word = [PollFd::new(&self.link, PollFlags::IN)];
+        // An interruption makes it shorter, that is all.
+        let _ = poll(&mut word, Some(&left));
     }
 
     pub(crate) fn is_up_now(&mut self) {
