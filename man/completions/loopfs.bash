@@ -31,6 +31,9 @@ _loopfs() {
             loopfs,unmount)
                 cmd="loopfs__subcmd__unmount"
                 ;;
+            loopfs,upgrade)
+                cmd="loopfs__subcmd__upgrade"
+                ;;
             *)
                 ;;
         esac
@@ -38,7 +41,7 @@ _loopfs() {
 
     case "${cmd}" in
         loopfs)
-            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --cache --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --supervise --restart-limit --verbose --debug --log-format --help --version list status unmount doctor top"
+            opts="-o -r -f -v -d -h -V --read-only --one-file-system --forward-locks --io --cache --low-latency --mkdir --replace-stale --foreground --threads --drain-timeout --lazy-timeout --supervise --restart-limit --verbose --debug --log-format --help --version list status unmount doctor upgrade top"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -158,6 +161,20 @@ _loopfs() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        loopfs__subcmd__upgrade)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

@@ -1,6 +1,6 @@
 function __fish_loopfs_needs_command
     set -l cmd (commandline -opc)
-    if contains -- "$cmd[2]" list status unmount doctor top
+    if contains -- "$cmd[2]" list status unmount doctor upgrade top
         echo $cmd[2]
         return 1
     end
@@ -26,7 +26,7 @@ none\t'It always asks'"
 complete -c loopfs -n "__fish_loopfs_needs_command" -l threads -d 'Serve with N threads, 1 to 64 [default: one for each CPU, at least 2, at most 4]' -r
 complete -c loopfs -n "__fish_loopfs_needs_command" -l drain-timeout -d 'How long open files may delay the end that a signal asks for [default: 10]' -r
 complete -c loopfs -n "__fish_loopfs_needs_command" -l lazy-timeout -d 'How long open files may go on working after an unmount from outside with -l or -z [default: never cut off]' -r
-complete -c loopfs -n "__fish_loopfs_needs_command" -l supervise -d 'Have a second process start the one that serves again if it dies. Experimental: what was being done then may be done twice [default: off; on if no MODE is given]' -r -f -a "off\t'A mount is dead when the process that serves it has died'
+complete -c loopfs -n "__fish_loopfs_needs_command" -l supervise -d 'Have a second process start the one that serves again if it dies, unnoticed by programs [default: off; on if no MODE is given]' -r -f -a "off\t'A mount is dead when the process that serves it has died'
 on\t'It is started again where that can be done, else the mount is taken down'
 require\t'It is started again; refused where that can\'t be done'"
 complete -c loopfs -n "__fish_loopfs_needs_command" -l restart-limit -d 'With --supervise: give up if it has died more than N times in a minute [default: 10]' -r
@@ -49,6 +49,7 @@ complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline
 complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "status" -d 'Show how a mount is: requests and how long they take, open files and who holds them, cache, memory'
 complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "unmount" -d 'Unmount, when nobody uses the mount any more'
 complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "doctor" -d 'Find what is wrong with the system or a mount, and the commands that mend it; the status is 2 if something is'
+complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "upgrade" -d 'Have the program that is installed by now go on with a mount served with --supervise, without unmounting'
 complete -c loopfs -n "__fish_loopfs_needs_command; and test (count (commandline -opc)) -eq 1" -a "top" -d 'Watch what is done with a mount: operations a second, how long they take, the busiest files and processes'
 complete -c loopfs -n "__fish_loopfs_using_subcommand list" -l json -d 'Print JSON, for programs'
 complete -c loopfs -n "__fish_loopfs_using_subcommand list" -s h -l help -d 'Print this help'
@@ -61,4 +62,5 @@ complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -s f -l force -d 
 complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -s h -l help -d 'Print this help'
 complete -c loopfs -n "__fish_loopfs_using_subcommand doctor" -l json -d 'Print JSON, for programs'
 complete -c loopfs -n "__fish_loopfs_using_subcommand doctor" -s h -l help -d 'Print this help'
+complete -c loopfs -n "__fish_loopfs_using_subcommand upgrade" -s h -l help -d 'Print this help'
 complete -c loopfs -n "__fish_loopfs_using_subcommand top" -s h -l help -d 'Print this help'

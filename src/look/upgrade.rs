@@ -8,6 +8,7 @@ use rustix::event::{Timespec, poll};
 use super::mounts::{self, State};
 use super::text;
 use crate::exit::{ExitCode, Failure};
+use crate::figures::Figures;
 use crate::socket::client::{self, Silence};
 use crate::socket::protocol::Question;
 
@@ -15,6 +16,15 @@ use crate::socket::protocol::Question;
 const LIMIT: Duration = Duration::from_secs(70);
 /// How long the new one may take to be heard once the old one has ended.
 const APPEARS: Duration = Duration::from_secs(15);
+
+fn served_by(target: &Path, figures: &Figures) -> String {
+    format!(
+        "{} is served by process {}, loopfs {}\n",
+        text::name(target),
+        figures.pid,
+        figures.version
+    )
+}
 
 pub(super) fn run(target: &Path) -> Result<ExitCode, Failure> {
     let mount = mounts::must_be_at(target)?;
@@ -36,12 +46,7 @@ pub(super) fn run(target: &Path) -> Result<ExitCode, Failure> {
     while Instant::now() < end {
         match client::figures(mount.device, mount.owner) {
             Ok(figures) if figures.pid != before => {
-                return super::print(&format!(
-                    "{} is served by process {}, loopfs {}\n",
-                    text::name(target),
-                    figures.pid,
-                    figures.version
-                ));
+                return super::print(&served_by(target, &figures));
             }
             _ => {
                 let moment = Timespec {

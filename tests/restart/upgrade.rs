@@ -50,7 +50,10 @@ fn the_program_on_the_disk_goes_on_and_files_stay_open() {
         let said = upgrade(&mount).success();
         let after = mount.child().pid;
         assert_ne!(before, after);
-        assert!(said.contains(&format!("process {}", after.as_raw_nonzero())), "{said}");
+        assert!(
+            said.contains(&format!("process {}", after.as_raw_nonzero())),
+            "{said}"
+        );
         let mut content = String::new();
         file.seek(SeekFrom::Start(0)).unwrap();
         file.read_to_string(&mut content).unwrap();
