@@ -29,7 +29,7 @@ fn only_root_and_the_owner_may_ask() {
     let path = socket(&mount);
     let meta = fs::symlink_metadata(&path).unwrap();
     assert_eq!((meta.mode() & 0o777, meta.uid()), (0o600, 0));
-    assert_eq!(fs::metadata("/run/loopfs").unwrap().mode() & 0o022, 0);
+    assert_eq!(fs::metadata("/run/loopfs").unwrap().mode() & 0o777, 0o700);
     assert!(
         asked(&path, FIGURES)
             .unwrap()
@@ -37,12 +37,16 @@ fn only_root_and_the_owner_may_ask() {
     );
     let refused = as_user(NOBODY, NOBODY, &[], || asked(&path, FIGURES).unwrap_err());
     assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
-    // And if its mode were not what it is: who asks is looked at.
+    // And if the modes were not what they are: who asks is looked at. At another place, which everybody can reach.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    let place = mount.root().join("socket");
+    fs::write(&place, "").unwrap();
+    rustix::mount::mount_bind(&path, &place).unwrap();
     for question in [FIGURES, DETACH] {
-        let answer = as_user(NOBODY, NOBODY, &[], || asked(&path, question).unwrap());
+        let answer = as_user(NOBODY, NOBODY, &[], || asked(&place, question).unwrap());
         assert_eq!(answer, "", "not a word");
     }
+    rustix::mount::unmount(&place, rustix::mount::UnmountFlags::empty()).unwrap();
     assert!(fs::metadata(mount.mnt()).is_ok());
     mount.finish();
 }
@@ -120,7 +124,8 @@ fn without_a_socket() {
 fn a_lock_on_the_directory_holds_nobody_up() {
     let first = Mount::start(&[]);
     let directory = fs::File::open("/run/loopfs").unwrap();
-    directory.lock().unwrap();
+    // If not by this, it is locked by somebody else: the same for those who want it.
+    let _ = directory.try_lock();
     let begin = std::time::Instant::now();
     let mount = Mount::start(&[]);
     assert!(socket(&mount).exists());
