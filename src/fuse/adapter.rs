@@ -236,9 +236,10 @@ impl Adapter {
         if self.opener.backings.lack().is_none() {
             wanted.push(InitFlags::FUSE_PASSTHROUGH);
         }
-        if self.kernel_checks && self.tree.acts_as_callers() {
-            // Who writes clears set-id bits in SRC, as the caller; the kernel need not ask for capabilities
-            // before each write, and be told to clear them.
+        if (self.kernel_checks && self.tree.acts_as_callers()) || self.tree.loses_set_id() {
+            // Who writes clears set-id bits in SRC, as the caller or as a daemon without privilege; the kernel need
+            // not ask for capabilities before each write, and be told to clear them. Where it does not check
+            // permissions, it would clear the sticky bit, which it does not know of, with them.
             wanted.push(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
         }
         if self.forward.is_some() {

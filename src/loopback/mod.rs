@@ -199,6 +199,12 @@ impl Loopback {
         self.acts_as_callers
     }
 
+    /// Whether SRC clears set-id bits by itself with whatever is done to a file here, whoever does it.
+    #[must_use]
+    pub fn loses_set_id(&self) -> bool {
+        !self.acts_as_callers && !creds::may_keep_set_id()
+    }
+
     /// Whether open files can do without handles: each request can open its file anew, as nobody in particular, and
     /// what has lost its last name stays within reach until the kernel forgets it.
     #[must_use]

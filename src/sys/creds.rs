@@ -69,6 +69,13 @@ pub fn can_act_as_others() -> bool {
         && rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
 }
 
+/// Whether this process, as itself, may change a file and leave its set-id bits.
+#[must_use]
+pub fn may_keep_set_id() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::FSETID))
+}
+
 /// This thread acts as somebody else until the guard is dropped. It can't leave its thread. If
 /// the thread's own identity can't be restored, the process aborts: going on with the wrong one
 /// would serve the next caller with this one's rights.

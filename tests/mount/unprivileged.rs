@@ -111,6 +111,33 @@ fn others_are_kept_out() {
     env.assert_clean();
 }
 
+/// What a user writes takes set-id bits from a file, and leaves the sticky bit, as in SRC.
+#[test]
+fn set_id_bits_go_and_the_sticky_bit_stays() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        $AS "$LOOPFS" "$SRC" "$MNT" </dev/null
+        changed() {
+            for mode in 7777 5777 3777 6755 1777 2767; do
+                for change in 'printf x >>f' 'printf x 1<>f' 'truncate -s 100 f' ': >f' 'chown 65534 f'; do
+                    $AS sh -euc "cd $1; rm -f f; echo content >f; chmod $mode f; $change; stat -c '$mode %a %s' f"
+                done
+            done
+        }
+        mkdir "$SRC/plain" "$SRC/through"; chown 65534:65534 "$SRC/plain" "$SRC/through"
+        changed "$SRC/plain" >"$ROOT/plain"
+        changed "$MNT/through" >"$ROOT/through"
+        diff "$ROOT/plain" "$ROOT/through"
+        grep -c '7777 1777' "$ROOT/plain"
+        $AS fusermount3 -u "$MNT"
+        ended"#,
+    );
+    assert_eq!(seen, "5\n");
+    env.assert_clean();
+}
+
 /// What others do in SRC is told to a user as well, of what the user may read; the rest shows after a second.
 #[test]
 fn changes_in_src_are_followed() {
