@@ -195,6 +195,8 @@ impl Cli {
             ("--threads", self.threads.is_some()),
             ("--drain-timeout", self.drain_timeout.is_some()),
             ("--lazy-timeout", self.lazy_timeout.is_some()),
+            ("--supervise", self.supervise.is_some()),
+            ("--restart-limit", self.restart_limit.is_some()),
         ];
         let own = own.into_iter().filter(|(_, given)| *given);
         let own = own.map(|(name, _)| name);
