@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::Method;
 use super::abort::AbortFile;
-use super::detach::{self, Detach, Detached};
+use super::detach::{self, Detach, Detached, Standing};
 use super::error::{AttachError, shown};
 use super::kernel;
 use super::mountinfo::DeviceNumber;
@@ -92,9 +92,9 @@ impl Attachment {
     }
 
     /// True while something is mounted on our mount or in it, so that it can't be detached
-    /// without taking that along.
+    /// without taking that along, or on the way to it, so that it can't be reached.
     pub fn is_covered(&self) -> bool {
-        !self.upper().is_empty()
+        self.is_present() && matches!(detach::standing(&self.identity), Ok(Standing::Covered))
     }
 
     /// Where that is mounted: for a message.

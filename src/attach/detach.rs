@@ -1,8 +1,8 @@
 //! Taking our mount down, and never another one.
 //!
 //! A path says nothing about identity: after a lazy unmount anything may be mounted at MNT, and
-//! anything may be mounted on top of ours. umount2(2) takes a path only and always takes what is
-//! uppermost there, so both ways below make sure of *which* mount that is.
+//! anything may be mounted on top of ours, or on a directory above MNT, with a mount of somebody's by MNT's name in it.
+//! umount2(2) takes a path only and always takes what is uppermost there, so both ways below make sure of *which* mount that is.
 //!
 //! **Lazily** ([`lazily`]): open the mount's root (`O_PATH`), compare its id, see that nothing
 //! stands on it, and unmount through `/proc/self/fd/N`. If ours goes meanwhile, umount2 answers
@@ -46,7 +46,7 @@ pub enum Detached {
     AlreadyGone,
     /// It is in use and was left alone ([`Detach::Polite`] only).
     Busy,
-    /// Something is mounted on it or in it; nothing was done, because that would go too.
+    /// Something is mounted on it or in it, or on the way to it; nothing was done, because that would go too, or in its place.
     Covered,
 }
 
@@ -55,18 +55,18 @@ const TRIES: usize = 16;
 
 /// How our mount stands.
 #[derive(Debug, PartialEq, Eq)]
-enum Standing {
+pub(super) enum Standing {
     Gone,
     Covered,
     FreeAt(PathBuf),
 }
 
-fn standing(ours: &Identity) -> Result<Standing, AttachError> {
+pub(super) fn standing(ours: &Identity) -> Result<Standing, AttachError> {
     let look = || -> Result<Standing, Errno> {
         let Some(place) = ours.place()? else {
             return Ok(Standing::Gone);
         };
-        let covered = !ours.upper()?.is_empty();
+        let covered = !ours.upper()?.is_empty() || !ours.is_reached_at(&place)?;
         Ok(if covered {
             Standing::Covered
         } else {
@@ -197,6 +197,27 @@ mod tests {
             assert_eq!(detached, Ok(Detached::Covered));
             assert_eq!(place.mounted().len(), 2);
             unmount(place.mnt(), UnmountFlags::empty()).unwrap();
+            until_idle(|| politely(identity_of(&attachment)).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_newcomer_below_a_mount_on_the_way_survives_in_the_worst_moment() {
+        for moment in 1..=2 {
+            let place = Place::new();
+            let attachment = place.attached();
+            let (mut calls, mut both) = (0, Vec::new());
+            let detached = politely_between(identity_of(&attachment), || {
+                calls += 1;
+                if calls == moment {
+                    place.mount_above();
+                    place.mount_tmpfs();
+                    both = place.mounted();
+                }
+            });
+            assert_eq!(detached, Ok(Detached::Covered));
+            assert_eq!((both.len(), place.mounted()), (2, both));
+            place.unmount_above();
             until_idle(|| politely(identity_of(&attachment)).unwrap());
         }
     }

@@ -184,6 +184,14 @@ impl Identity {
         }
     }
 
+    /// Whether a lookup of `place`, where our mount is, ends on ours; not if something is mounted on it, or on a directory
+    /// on the way to it. There may be another mount by the same name then.
+    pub(crate) fn is_reached_at(&self, place: &Path) -> Result<bool, Errno> {
+        let table = read_table()?;
+        let found = mountinfo::holding(&table, place);
+        Ok(found.is_some_and(|entry| entry.id == self.recycled && entry.device == self.device))
+    }
+
     /// Asks by unique id; `None` where that can't be done.
     fn by_id<T>(&self, ask: impl FnOnce(u64) -> Result<T, Errno>) -> Option<Result<T, Errno>> {
         if features::is_off("statmount") {

@@ -103,6 +103,18 @@ impl Place {
         rustix::mount::mount("newcomer", self.mnt(), "tmpfs", MountFlags::empty(), None).unwrap();
     }
 
+    /// Mounts on the directory that holds MNT, and makes one by the same name there.
+    pub(super) fn mount_above(&self) {
+        let above = self.folder.path();
+        rustix::mount::mount("above", above, "tmpfs", MountFlags::empty(), None).unwrap();
+        fs::create_dir(self.mnt()).unwrap();
+    }
+
+    /// Takes that away again, with what is mounted in it.
+    pub(super) fn unmount_above(&self) {
+        rustix::mount::unmount(self.folder.path(), UnmountFlags::DETACH).unwrap();
+    }
+
     /// A mount that nobody serves.
     pub(super) fn attached(&self) -> Attachment {
         prepare(&self.config()).unwrap().publish().unwrap()
@@ -123,6 +135,7 @@ pub(super) fn identity_of(attachment: &Attachment) -> &Identity {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        while rustix::mount::unmount(self.folder.path(), UnmountFlags::DETACH).is_ok() {}
         while rustix::mount::unmount(self.mnt(), UnmountFlags::DETACH).is_ok() {}
     }
 }

@@ -151,8 +151,10 @@ mod tests {
     const OWN: u32 = 40;
 
     fn check(lines: &[(u32, &str, &str, &str)]) -> bool {
+        let root = lines.iter().position(|(_, target, ..)| *target == "/");
+        let parent = root.map_or(0, |before| before + 1);
         let line = |(id, (minor, target, kind, source)): (u64, &(u32, &str, &str, &str))| {
-            format!("{id} 1 0:{minor} / {target} rw - {kind} {source} rw")
+            format!("{id} {parent} 0:{minor} / {target} rw - {kind} {source} rw")
         };
         let text: Vec<String> = (1..).zip(lines).map(line).collect();
         let text = text.join("\n");

@@ -60,13 +60,32 @@ pub(crate) fn parse(text: &[u8]) -> Vec<Entry> {
         .collect()
 }
 
-/// The uppermost entry at the longest mount point that `path` lies in or is.
+/// The mount on which a lookup of `path` ends, seen from this process's root. What is mounted on a directory on the way hides
+/// all that was mounted below it before, under the same names.
 pub(crate) fn holding<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
-    // Of several at one place the later one is on top, and `max_by_key` keeps the last.
-    let on_the_way = entries
+    let mut at = None;
+    // Each step goes to another mount of a tree.
+    for _ in entries {
+        let next = first_crossed(entries, at, path);
+        if next.is_none() {
+            break;
+        }
+        at = next;
+    }
+    at
+}
+
+/// The mount that a lookup of `path` comes to first from the root of `at`, or from this process's root.
+fn first_crossed<'a>(entries: &'a [Entry], at: Option<&Entry>, path: &Path) -> Option<&'a Entry> {
+    let is_on = |entry: &Entry, at: &Entry| entry.parent == at.id && entry.id != at.id;
+    let stands_there = |entry: &Entry| match at {
+        Some(at) => is_on(entry, at),
+        None => !entries.iter().any(|other| is_on(entry, other)),
+    };
+    entries
         .iter()
-        .filter(|entry| path.starts_with(&entry.mount_point));
-    on_the_way.max_by_key(|entry| entry.mount_point.as_os_str().len())
+        .filter(|entry| path.starts_with(&entry.mount_point) && stands_there(entry))
+        .min_by_key(|entry| entry.mount_point.as_os_str().len())
 }
 
 fn parse_line(line: &[u8]) -> Option<Entry> {
@@ -222,5 +241,20 @@ mod tests {
         );
         assert_eq!(holding(&table, Path::new("/a/x")).unwrap().source, "top");
         assert_eq!(holding(&table, Path::new("/abc")).unwrap().source, "r");
+    }
+
+    #[test]
+    fn a_mount_on_the_way_hides_what_is_below_it() {
+        let table = parse(
+            b"1 1 0:1 / / rw - ext4 r rw\n2 1 0:2 / /a/b/c rw - tmpfs hidden rw\n\
+              3 1 0:3 / /a rw - tmpfs way rw\n4 3 0:4 / /a/b/c/d rw - tmpfs seen rw",
+        );
+        let source = |path: &str| holding(&table, Path::new(path)).unwrap().source.clone();
+        assert_eq!(source("/a/b/c"), "way");
+        assert_eq!(source("/a/b/c/d"), "seen");
+        // Of a root that is no mount's, what is mounted below it is all that is listed.
+        let chroot = parse(b"2 1 0:2 / /a rw - tmpfs low rw\n3 2 0:3 / /a/b rw - tmpfs top rw");
+        assert_eq!(holding(&chroot, Path::new("/a/b/c")).unwrap().source, "top");
+        assert_eq!(holding(&chroot, Path::new("/b")), None);
     }
 }

@@ -9,8 +9,9 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::start::Start;
 use super::subject::{Connection, Held, Mode, PROMPT, Subject, held_in, umount2};
+use crate::common::process::eventually;
 use crate::common::table::{Entry, mount_at, mounts};
-use crate::common::{Signal, TestEnv};
+use crate::common::{LIMIT, Signal, TestEnv};
 
 /// Somebody else's file system; unmounted when the test is over.
 struct Other {
@@ -215,6 +216,31 @@ fn a_mount_that_moved_is_found() {
     assert_eq!(status.code(), Some(0), "{log}");
     assert_eq!(mount_at(&away.join("mnt")), None);
     other.unmount();
+    env.assert_clean();
+    assert!(connection.is_gone());
+}
+
+/// Something is mounted on the directory that holds MNT, and in it somebody's mount by MNT's very name.
+#[test]
+fn a_mount_by_the_same_name_below_one_on_the_way_stays() {
+    let env = TestEnv::new();
+    let (src, way) = (env.src(), env.root().join("way"));
+    let target = way.join("mnt");
+    fs::create_dir_all(&target).unwrap();
+    let start = Start::at(env, &src, &target);
+    let connection = Connection::of(&mount_at(&target).unwrap());
+    let above = Other::on(&way);
+    fs::create_dir(&target).unwrap();
+    let other = Other::on(&target);
+    start.signal(Signal::TERM);
+    eventually("it says so", LIMIT, || {
+        start.log().contains("something is mounted on top of")
+    });
+    other.unmount();
+    assert!(start.is_running());
+    above.unmount();
+    let (env, status, log) = start.ended(Instant::now());
+    assert_eq!(status.code(), Some(0), "{log}");
     env.assert_clean();
     assert!(connection.is_gone());
 }

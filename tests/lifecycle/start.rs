@@ -90,6 +90,10 @@ impl Start {
         &self.env
     }
 
+    pub(crate) fn log(&self) -> String {
+        log_in(&self.env)
+    }
+
     /// The status with which it ended, promptly after `since`, and its log.
     #[track_caller]
     pub(crate) fn ended(mut self, since: Instant) -> (TestEnv, ExitStatus, String) {

@@ -55,6 +55,27 @@ fn what_covers_ours_is_not_touched() {
     }
 }
 
+/// Another mount by the very same name, which is what a lookup finds.
+#[test]
+fn what_is_mounted_below_a_mount_on_the_way_is_not_touched() {
+    for method in METHODS {
+        let place = Place::new();
+        let (attachment, _daemon) = served(method, &place.config());
+        place.mount_above();
+        assert!(attachment.is_present() && attachment.is_covered());
+        assert_eq!(attachment.detach(Detach::Lazy), Ok(Detached::Covered));
+        place.mount_tmpfs();
+        let both = place.mounted();
+        for how in [Detach::Polite, Detach::Lazy] {
+            assert_eq!(attachment.detach(how), Ok(Detached::Covered));
+        }
+        assert_eq!((both.len(), place.mounted()), (2, both));
+        place.unmount_above();
+        assert!(!attachment.is_covered());
+        end_politely(&attachment);
+    }
+}
+
 #[test]
 fn statmount_and_mountinfo_say_the_same() {
     let place = Place::new();
