@@ -92,7 +92,22 @@ impl Loopback {
         mut sink: impl FnMut(&Listed<'_>) -> Room,
     ) -> Result<()> {
         let dir = self.dir(handle)?;
-        self.list(&dir, cookie, |listed| Ok(sink(listed)))
+        self.list(&dir, cookie, |listed| {
+            let kind = listed.kind.or_else(|| self.kind_of_name(&dir, listed));
+            Ok(sink(&Listed { kind, ..*listed }))
+        })
+    }
+
+    /// The type of a listed name, where SRC's listing does not tell it. A program that gets one goes by it, and fuser has no
+    /// word for "unknown". What is mounted there is of the same type, and not asked.
+    fn kind_of_name(&self, dir: &DirHandle, listed: &Listed<'_>) -> Option<FileType> {
+        if matches!(listed.name.as_bytes(), b"." | b"..") {
+            return Some(FileType::Directory);
+        }
+        let name = CString::new(listed.name.as_bytes()).ok()?;
+        let object = self.object(&dir.inode).ok()?;
+        let stat = fs::stat_name_at_rest(object.fd(), &name).ok()?;
+        Some(FileType::from_raw_mode(stat.stx_mode.into()))
     }
 
     /// Lists names with their attributes. The result holds a lookup count for each entry that was

@@ -213,7 +213,7 @@ pub fn stat_name(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
     )
 }
 
-/// The same, of a local file system; what is mounted there is not asked, only what is known of it already.
+/// The same, with its birth; a local file system is asked, of what is mounted there only what is known already.
 pub fn stat_name_at_rest(dir: BorrowedFd<'_>, name: &CStr) -> Result<Statx> {
     let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;

@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, RawDir, SeekFrom, mkdirat, mknodat, seek, symlinkat};
 use rustix::io::Errno;
 
-use super::disk::{AT_ONCE, Kind, finish};
+use super::disk::{AT_ONCE, Kind, finish, sys};
 use crate::common::{Mount, TestEnv};
 
 /// One entry as getdents64(2) gives it: name, cookie of the next one, type.
@@ -248,5 +248,35 @@ isolated! {
         for kind in [Kind::Ext4, Kind::Xfs, Kind::Btrfs, Kind::Tmpfs] {
             removed_while_listed(kind);
         }
+    }
+
+    /// A file system whose listings don't tell types: those of MNT do, or tell the truth that they don't.
+    fn types_that_the_source_does_not_list_are_not_made_up() {
+        let env = TestEnv::new();
+        let image = env.root().join("image");
+        File::create(&image).unwrap().set_len(32 << 20).unwrap();
+        sys("mkfs.ext4", &["-q", "-O", "^filetype"], &image);
+        let image = image.to_str().unwrap().to_owned();
+        sys("mount", &["-o", "loop", &image], &env.src());
+        let directory = env.src().join("d");
+        fs::create_dir(&directory).unwrap();
+        (0..8).for_each(|number| make(&directory, number));
+        let listed = entries(&File::open(&directory).unwrap());
+        assert!(listed.iter().all(|(_, _, kind)| *kind == FileType::Unknown));
+        let mount = Mount::start_in(env, &["-o", "readdirplus=never"]);
+        let listed = entries(&File::open(mount.path("d")).unwrap());
+        assert_eq!(listed.len(), 10);
+        for (name, _, kind) in listed {
+            let path = directory.join(&name);
+            let real = rustix::fs::statx(
+                CWD,
+                &path,
+                rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+                rustix::fs::StatxFlags::TYPE,
+            );
+            let real = FileType::from_raw_mode(real.unwrap().stx_mode.into());
+            assert!(kind == real || kind == FileType::Unknown, "{name:?}: {kind:?}, a {real:?}");
+        }
+        finish(mount);
     }
 }
