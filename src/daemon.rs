@@ -151,6 +151,9 @@ impl Line {
 /// What a fork does not give the child: a life of its own as far as it needs one before it is ready.
 fn become_child(parent: Pid, signals: SignalQueue) -> io::Result<()> {
     leave_terminal()?;
+    // Else the file system that the program was started in could not be unmounted. Before any thread, because each may
+    // come to have a working directory of its own (`sys::creds`). All paths are absolute by now.
+    std::env::set_current_dir("/")?;
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
     if rustix::process::getppid() != Some(parent) {
         return Err(io::Error::other("the process that started it is gone"));
@@ -293,8 +296,6 @@ fn own_session() -> io::Result<()> {
 
 /// Lets go of what belongs to the caller.
 fn leave_surroundings() -> io::Result<()> {
-    // Else the file system that the program was started in could not be unmounted.
-    std::env::set_current_dir("/")?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;

@@ -243,3 +243,29 @@ fn others_are_let_in_as_fuse_conf_permits() {
     assert_eq!(seen.replace(&mnt, "MNT"), expected);
     env.assert_clean();
 }
+
+/// The caller's directory is left before there is a thread or a mount: the helper sees where its caller is.
+#[test]
+fn the_callers_directory_is_left_early() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        mkdir "$ROOT/bin" "$ROOT/here"; touch "$ROOT/seen"; chmod 666 "$ROOT/seen"
+        real=$(command -v fusermount3)
+        cat >"$ROOT/bin/fusermount3" <<END
+#!/bin/sh
+readlink /proc/\$PPID/cwd >"$ROOT/seen"
+exec "$real" "\$@"
+END
+        chmod 755 "$ROOT/bin/fusermount3"
+        cd "$ROOT/here"
+        PATH="$ROOT/bin:$PATH" $AS "$LOOPFS" "$SRC" "$MNT" </dev/null
+        cd /
+        cat "$ROOT/seen"
+        $AS fusermount3 -u "$MNT"
+        ended"#,
+    );
+    assert_eq!(seen, "/\n");
+    env.assert_clean();
+}
