@@ -93,7 +93,7 @@ fn is_process_lock(call: &str) -> bool {
 
 /// Whether a number stands for the same process in `/proc` and in this process's pid namespace, which
 /// is the one that the kernel tells us callers' numbers in.
-fn proc_counts_as_we_do() -> bool {
+pub(super) fn proc_counts_as_we_do() -> bool {
     static SAME: OnceLock<bool> = OnceLock::new();
     *SAME.get_or_init(|| {
         let own = fs::read_link("/proc/self").unwrap_or_default();

@@ -19,6 +19,7 @@ use rustix::fs::Mode;
 use rustix::io::{Errno, Result};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
+use super::caller::proc_counts_as_we_do;
 use crate::sync::OnceLock;
 
 /// Capabilities that a caller without uid 0 must not lend from the daemon.
@@ -311,6 +312,9 @@ fn set_fs_gid(gid: u32) -> Result<()> {
 /// so its pid is still its own. Empty where they can't be read (another pid namespace).
 #[must_use]
 pub fn groups_of(pid: u32) -> Vec<u32> {
+    if !proc_counts_as_we_do() {
+        return Vec::new(); // those are somebody else's
+    }
     // The program's name in it may be no text.
     let status = std::fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
     String::from_utf8_lossy(&status)

@@ -1,9 +1,11 @@
 //! What a caller may do that its uid does not tell: its capabilities, from `/proc`.
 //!
 //! The caller waits for our answer meanwhile, so its thread id is still its own. Nothing is granted where
-//! nothing can be read (another pid namespace, no `/proc`).
+//! nothing can be read (another pid namespace, no `/proc`), or what is read is somebody else's.
 
 use std::fs;
+
+use super::caller::proc_counts_as_we_do;
 
 /// `CAP_FOWNER` (linux/capability.h): to do what takes the owner of a file.
 const FOWNER: u32 = 3;
@@ -25,7 +27,8 @@ pub fn acts_for_every_owner(thread: u32) -> bool {
 }
 
 fn read(thread: u32, file: &str) -> Option<Vec<u8>> {
-    fs::read(format!("/proc/{thread}/{file}")).ok()
+    let path = format!("/proc/{thread}/{file}");
+    proc_counts_as_we_do().then(|| fs::read(path).ok())?
 }
 
 fn has_capability(thread: u32, number: u32) -> bool {

@@ -265,3 +265,28 @@ fn restrictions_of_what_is_mounted_below_the_source_hold() {
     );
     env.assert_clean();
 }
+
+/// Where /proc is that of another pid namespace, a number stands for somebody else there, whose groups are not the caller's.
+#[test]
+fn nobody_has_the_groups_of_a_namesake_in_another_pid_namespace() {
+    let env = TestEnv::new();
+    let seen = env
+        .private_script(
+            r#"
+        setpriv --groups 1234 sleep 60 & other=$!; export other
+        echo x >"$SRC/f"; chown 65534:1234 "$SRC/f"; chmod 2770 "$SRC/f"
+        unshare --pid --fork sh -euc '
+            "$LOOPFS" -f "$SRC" "$MNT" 2>"$ROOT/daemon.log" & daemon=$!
+            timeout 20 sh -c "until mountpoint -q $MNT; do :; done"
+            echo $((other - 1)) >/proc/sys/kernel/ns_last_pid
+            setpriv --reuid 65534 --regid 65534 --clear-groups setfacl -m u:1:r "$MNT/f" & caller=$!
+            wait $caller
+            [ $caller -eq $other ]
+            stat -c %a "$SRC/f"
+            umount "$MNT"; wait $daemon'
+        kill $other"#,
+        )
+        .success();
+    assert_eq!(seen, "770\n");
+    env.assert_clean();
+}
