@@ -133,15 +133,18 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Whether the owner or group is to change, for which there is a right of its own.
+    pub(super) fn give_away(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
+
     /// Whether only the owner may do this to a file of `mode`: not what comes with another user's write
-    /// or truncation, which clears set-id bits, nor the times that go with one.
+    /// or truncation, which clears set-id bits, nor the times that go with one. Nor to give it away, which is
+    /// for who has the right.
     pub(super) fn take_the_owner(&self, mode: u32) -> bool {
         let given = |time| matches!(time, Some(SetTime::At(_)));
-        self.uid.is_some()
-            || self.gid.is_some()
-            || self
-                .mode
-                .is_some_and(|wanted| !policy::only_clears_set_id(mode, wanted))
+        self.mode
+            .is_some_and(|wanted| !policy::only_clears_set_id(mode, wanted))
             || given(self.atime)
             || given(self.mtime)
     }

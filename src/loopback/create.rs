@@ -15,7 +15,7 @@ use super::name::{self, Name};
 use super::{Caller, Loopback};
 use crate::error::{Errno, Error, Result, Tried};
 use crate::sync::Arc;
-use crate::sys::creds::OwnerCheck;
+use crate::sys::creds::{Own, OwnerCheck};
 use crate::sys::fs::{self, FileType, open_flags};
 
 /// How often something is made that is removed in SRC before it was looked at.
@@ -145,7 +145,7 @@ impl Loopback {
         let target = name::text(target)?;
         let parent = self.parent_for_new(parent)?;
         let make = || {
-            let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
+            let _as_caller = self.acting(caller, None, None, OwnerCheck::Made, Own::NONE)?;
             let dir = self.object(&parent)?;
             let made = fs::make_symlink(&target, dir.fd(), name.as_c_str()).tried("symlinkat");
             self.made_once(made, caller, (&parent, &name), FileType::Symlink, |link| {
@@ -169,7 +169,7 @@ impl Loopback {
         let inode = self.inode(node)?;
         let parent = self.inode(parent)?;
         let make = || {
-            let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
+            let _as_caller = self.acting(caller, None, None, OwnerCheck::Made, Own::NONE)?;
             let (object, dir) = (self.object(&inode)?, self.object(&parent)?);
             let made = fs::make_link(object.fd(), dir.fd(), name.as_c_str()).tried("linkat");
             self.linked_once(made, (&parent, &name), &inode)

@@ -57,7 +57,7 @@ use crate::policy;
 use crate::survive::State;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, OnceLock};
-use crate::sys::creds::{self, CallerGuard, OwnerCheck};
+use crate::sys::creds::{self, CallerGuard, Own, OwnerCheck};
 use crate::sys::{features, fs, rights};
 
 use crossing::Crossing;
@@ -288,16 +288,23 @@ impl Loopback {
         mode: u32,
         umask: u32,
     ) -> Result<CallerGuard> {
-        let mut groups = None;
+        let (mut groups, mut own) = (None, Own::NONE);
         if self.acts_as_callers && policy::is_set_group_id(mode) {
             creds::keep_set_id().tried("taking CAP_FSETID")?;
             let stat = fs::stat(self.object(dir)?.fd()).tried("statx")?;
             let dir_mode = u32::from(stat.stx_mode);
             if policy::creation_depends_on_groups(mode, dir_mode, stat.stx_gid, caller.gid) {
                 groups = Some(creds::groups_of(caller.pid));
+                own = kept_set_id(caller, mode);
             }
         }
-        self.acting(caller, groups.as_deref(), Some(umask), OwnerCheck::Made)
+        self.acting(
+            caller,
+            groups.as_deref(),
+            Some(umask),
+            OwnerCheck::Made,
+            own,
+        )
     }
 
     /// This thread as `caller`, for a change of `object`, which exists, so that SRC clears set-id
@@ -320,8 +327,10 @@ impl Loopback {
         let groups =
             policy::change_depends_on_groups(stat.stx_mode.into(), stat.stx_gid, caller.gid)
                 .then(|| creds::groups_of(caller.pid));
-        let check = owner_check(caller, &stat)?;
-        self.acting(caller, groups.as_deref(), None, check)
+        let check = owner_check(caller, &stat, rights::acts_for_owner)?;
+        let own = kept_set_id(caller, stat.stx_mode.into())
+            .and(Own::immutable(rights::makes_immutable(caller.pid)));
+        self.acting(caller, groups.as_deref(), None, check, own)
             .map(Some)
     }
 
@@ -346,12 +355,15 @@ impl Loopback {
                 policy::change_depends_on_groups(mode, gid, caller.gid)
             })
             .then(|| creds::groups_of(caller.pid));
-        let check = if changes.take_the_owner(mode) {
-            owner_check(caller, &stat)?
-        } else {
-            OwnerCheck::Made
-        };
-        self.acting(caller, groups.as_deref(), None, check)
+        let mut check = OwnerCheck::Made;
+        if changes.take_the_owner(mode) {
+            check = owner_check(caller, &stat, rights::acts_for_owner)?;
+        }
+        if changes.give_away() {
+            check = owner_check(caller, &stat, rights::gives_away)?;
+        }
+        let own = kept_set_id(caller, mode | changes.mode.unwrap_or(0));
+        self.acting(caller, groups.as_deref(), None, check, own)
             .map(Some)
     }
 
@@ -361,14 +373,14 @@ impl Loopback {
         if !self.acts_for_another(caller) {
             return act();
         }
-        let as_caller = self.acting(caller, None, None, OwnerCheck::Left)?;
+        let as_caller = self.acting(caller, None, None, OwnerCheck::Left, Own::NONE)?;
         let result = act();
         drop(as_caller);
         match result {
             Err(error)
                 if error.errno() == Errno::PERM && rights::acts_for_every_owner(caller.pid) =>
             {
-                let _as_caller = self.acting(caller, None, None, OwnerCheck::Made)?;
+                let _as_caller = self.acting(caller, None, None, OwnerCheck::Made, Own::NONE)?;
                 act()
             }
             result => result,
@@ -386,6 +398,7 @@ impl Loopback {
         groups: Option<&[u32]>,
         umask: Option<u32>,
         owner_check: OwnerCheck,
+        own: Own,
     ) -> Result<CallerGuard> {
         let identity = creds::Identity {
             uid: caller.uid,
@@ -394,6 +407,7 @@ impl Loopback {
             umask,
             owner_check,
             admin: true,
+            own,
         };
         CallerGuard::enter(identity, self.acts_as_callers).tried("acting as the caller")
     }
@@ -406,13 +420,22 @@ fn itself() -> Result<Option<CallerGuard>> {
         .map(|()| None)
 }
 
+/// `CAP_FSETID`, if set-id bits of `mode` are at stake and the caller has it.
+fn kept_set_id(caller: Caller, mode: u32) -> Own {
+    Own::set_id(policy::may_lose_set_id(mode) && rights::keeps_set_id(caller.pid))
+}
+
 /// Who judges a change that is the owner's alone, of what `stat` says: SRC if it is the caller's; nobody
-/// more if the caller acts for its owner; otherwise it is refused. The kernel has let the caller pass
+/// more if the caller may do the same as its owner; otherwise it is refused. The kernel has let the caller pass
 /// by what it knew of the owner, which may have changed since.
-fn owner_check(caller: Caller, stat: &fs::Statx) -> Result<OwnerCheck> {
+fn owner_check(
+    caller: Caller,
+    stat: &fs::Statx,
+    may_as_well: impl FnOnce(u32, u32, u32) -> bool,
+) -> Result<OwnerCheck> {
     if stat.stx_uid == caller.uid {
         Ok(OwnerCheck::Left)
-    } else if rights::acts_for_owner(caller.pid, stat.stx_uid, stat.stx_gid) {
+    } else if may_as_well(caller.pid, stat.stx_uid, stat.stx_gid) {
         Ok(OwnerCheck::Made)
     } else {
         Err(Error::new(Errno::PERM, "looking who the owner is now"))

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use super::inode::NodeNo;
 use super::{Caller, Loopback, name};
 use crate::error::{Error, Result, Tried};
-use crate::sys::creds::{self, CallerGuard, OwnerCheck};
+use crate::sys::creds::{self, CallerGuard, Own, OwnerCheck};
 use crate::sys::xattr::{self, Answer};
 
 /// The largest value that the kernel takes (`XATTR_SIZE_MAX`), in bytes.
@@ -72,6 +72,7 @@ impl Loopback {
                     umask: None,
                     owner_check: OwnerCheck::Made,
                     admin: false,
+                    own: Own::NONE,
                 };
                 let _as_caller = CallerGuard::enter(as_caller, self.acts_as_callers)
                     .tried("acting as the caller")?;

@@ -15,6 +15,13 @@ pub fn is_set_group_id(mode: u32) -> bool {
     mode & S_ISGID != 0
 }
 
+/// Whether a mode has set-id bits, which a change may clear (`setattr_should_drop_suidgid` and others in the kernel) unless
+/// who makes it has `CAP_FSETID`.
+#[must_use]
+pub fn may_lose_set_id(mode: u32) -> bool {
+    mode & SET_ID != 0
+}
+
 /// Whether creating something with `mode` in a directory depends on the caller's supplementary
 /// groups: a new non-directory keeps its set-group-id bit in a set-group-id directory only if its
 /// creator is in the directory's group (`mode_strip_sgid` in the kernel).

@@ -45,6 +45,37 @@ pub enum OwnerCheck {
     Left,
 }
 
+/// Of the capabilities that are withheld those that the caller has itself, where the outcome depends on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Own(CapabilitySet);
+
+impl Own {
+    /// None.
+    pub const NONE: Self = Self(CapabilitySet::empty());
+
+    /// `CAP_FSETID`, if the caller has it.
+    #[must_use]
+    pub fn set_id(has: bool) -> Self {
+        Self::one(CapabilitySet::FSETID, has)
+    }
+
+    /// `CAP_LINUX_IMMUTABLE`, if the caller has it.
+    #[must_use]
+    pub fn immutable(has: bool) -> Self {
+        Self::one(CapabilitySet::LINUX_IMMUTABLE, has)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn one(capability: CapabilitySet, has: bool) -> Self {
+        if has { Self(capability) } else { Self::NONE }
+    }
+}
+
 /// Whose operation it is and what it may depend on.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity<'a> {
@@ -60,6 +91,8 @@ pub struct Identity<'a> {
     pub owner_check: OwnerCheck,
     /// Whether `CAP_SYS_ADMIN` stays, too: not where something is shown to who has it.
     pub admin: bool,
+    /// What stays although it is withheld from others.
+    pub own: Own,
 }
 
 /// Whether this process may act as other users: uid 0 with the capabilities to change ids.
@@ -237,8 +270,8 @@ fn change(identity: Identity<'_>) -> Result<Option<Before>> {
         set_fs_gid(identity.gid)?;
         set_fs_uid(identity.uid)?;
         if identity.uid != 0 {
-            let mut effective =
-                ((capabilities.effective - WITHHELD) | KEPT) & capabilities.permitted;
+            let mut effective = ((capabilities.effective - WITHHELD) | KEPT | identity.own.0)
+                & capabilities.permitted;
             if identity.owner_check == OwnerCheck::Left {
                 effective -= CapabilitySet::FOWNER;
             }
@@ -343,6 +376,7 @@ mod tests {
             umask: Some(umask),
             owner_check: OwnerCheck::Made,
             admin: true,
+            own: Own::NONE,
         }
     }
 
@@ -359,6 +393,14 @@ mod tests {
             assert!(now.contains(CapabilitySet::DAC_OVERRIDE));
         }
         assert_eq!(rustix::thread::capabilities(None).unwrap(), before);
+        let keeps = Identity {
+            own: Own::set_id(true).and(Own::immutable(false)),
+            ..nobody(0)
+        };
+        let guard = CallerGuard::enter(keeps, true).unwrap();
+        let now = rustix::thread::capabilities(None).unwrap().effective;
+        assert_eq!(now & WITHHELD, CapabilitySet::FSETID);
+        drop(guard);
         std::fs::File::create(dir.path().join("ours")).unwrap();
         let theirs = std::fs::metadata(dir.path().join("theirs")).unwrap();
         assert_eq!((theirs.uid(), theirs.gid()), (65534, 65533));

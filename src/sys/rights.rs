@@ -7,23 +7,54 @@ use std::fs;
 
 use super::caller::proc_counts_as_we_do;
 
-/// `CAP_FOWNER` (linux/capability.h): to do what takes the owner of a file.
+/// Capabilities by their numbers (linux/capability.h): to change owners; to do what takes the owner of a file; to keep set-id
+/// bits; to set the flags `immutable` and `append only`.
+const CHOWN: u32 = 0;
 const FOWNER: u32 = 3;
+const FSETID: u32 = 4;
+const LINUX_IMMUTABLE: u32 = 9;
 
 /// Whether `thread` may act for the owner of any file that belongs to `uid` and `gid`: `CAP_FOWNER` in a
 /// user namespace in which both have a name (`capable_wrt_inode_uidgid` in the kernel).
 #[must_use]
 pub fn acts_for_owner(thread: u32, uid: u32, gid: u32) -> bool {
-    has_capability(thread, FOWNER)
-        && covers(thread, "uid_map", uid)
-        && covers(thread, "gid_map", gid)
+    has_over(thread, FOWNER, uid, gid)
+}
+
+/// Whether `thread` may give away any file that belongs to `uid` and `gid`: `CAP_CHOWN`, likewise.
+#[must_use]
+pub fn gives_away(thread: u32, uid: u32, gid: u32) -> bool {
+    has_over(thread, CHOWN, uid, gid)
+}
+
+/// Whether what `thread` does to files leaves their set-id bits: `CAP_FSETID` where all ids have names. Less would do for
+/// some of it, but not for a write (`setattr_should_drop_suidgid` in the kernel).
+#[must_use]
+pub fn keeps_set_id(thread: u32) -> bool {
+    has_over_all(thread, FSETID)
+}
+
+/// Whether `thread` may make files immutable: `CAP_LINUX_IMMUTABLE` where all ids have names.
+#[must_use]
+pub fn makes_immutable(thread: u32) -> bool {
+    has_over_all(thread, LINUX_IMMUTABLE)
 }
 
 /// Whether `thread` may act for the owner of every file: `CAP_FOWNER` where all ids have names.
 #[must_use]
 pub fn acts_for_every_owner(thread: u32) -> bool {
+    has_over_all(thread, FOWNER)
+}
+
+fn has_over(thread: u32, capability: u32, uid: u32, gid: u32) -> bool {
+    has_capability(thread, capability)
+        && covers(thread, "uid_map", uid)
+        && covers(thread, "gid_map", gid)
+}
+
+fn has_over_all(thread: u32, capability: u32) -> bool {
     let everybody = |map| read(thread, map).is_some_and(|text| is_whole(&text));
-    has_capability(thread, FOWNER) && everybody("uid_map") && everybody("gid_map")
+    has_capability(thread, capability) && everybody("uid_map") && everybody("gid_map")
 }
 
 fn read(thread: u32, file: &str) -> Option<Vec<u8>> {

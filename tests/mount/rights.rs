@@ -266,6 +266,41 @@ fn restrictions_of_what_is_mounted_below_the_source_hold() {
     env.assert_clean();
 }
 
+/// One capability of somebody who is not root is good for the same on MNT as in SRC.
+#[test]
+fn a_single_capability_is_good_for_what_it_is_in_the_source() {
+    let mount = Mount::start(&[]);
+    let seen = |top: &std::path::Path, name: &str| {
+        let script = r#"
+            with() {
+                capability=$1; shift
+                setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps "+$capability" \
+                    --ambient-caps "+$capability" "$@" 2>&1 || echo refused
+            }
+            mkdir DIR; cd DIR
+            touch given kept; chmod 644 given
+            with chown chown 5:6 given; stat -c '%u:%g' given
+            with fowner chown 7:8 given; stat -c '%u:%g' given
+            touch program; chmod 6777 program
+            with fsetid sh -c 'echo x >>program'; stat -c %a program
+            with chown sh -c 'echo x >>program'; stat -c %a program
+            touch shared; chown 65534:7 shared
+            with fsetid chmod 2775 shared; stat -c %a shared
+            with chown chmod 2775 shared; stat -c %a shared
+            touch still; chown 65534 still
+            with linux_immutable chattr +i still; lsattr still | cut -c5; chattr -i still
+            with fowner chattr +i still >&2 | head -0; lsattr still | cut -c5"#;
+        sh(top, &script.replace("DIR", name))
+    };
+    let expected = seen(&mount.src(), "plain").replace("plain", "");
+    assert_eq!(
+        seen(&mount.mnt(), "mounted").replace("mounted", ""),
+        expected
+    );
+    assert_eq!(expected.lines().next(), Some("5:6"), "{expected}");
+    mount.finish();
+}
+
 /// Where /proc is that of another pid namespace, a number stands for somebody else there, whose groups are not the caller's.
 #[test]
 fn nobody_has_the_groups_of_a_namesake_in_another_pid_namespace() {
