@@ -1,7 +1,7 @@
 //! SRC misbehaves: it hangs, is removed, can't be read, or is full.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -140,6 +140,46 @@ fn the_source_comes_back_while_draining() {
     stuck.join().unwrap().unwrap();
     subject.ends(Instant::now()).clean();
     assert_eq!(fs::read_to_string(below.path("new")).unwrap(), "not lost");
+    below.finish();
+}
+
+/// What takes long in SRC holds up those who ask for it, however many they are, and nobody else.
+#[test]
+fn allocating_holds_up_nobody_else() {
+    let below = Mount::start(&[]);
+    let env = TestEnv::new();
+    let mut command = env.loopfs(["-f", "--threads", "2"]);
+    command.arg(below.mnt()).arg(env.mnt());
+    let subject = Subject::of(Mount::start_command(env, command), Mode::Foreground);
+    let open = |number| {
+        let mut file = File::create(subject.path(format!("file-{number}"))).unwrap();
+        // Once it was written to, nobody asks for its capabilities any more.
+        file.write_all(b"x").unwrap();
+        file
+    };
+    let (other, files) = (open(4), (0..4).map(open).collect::<Vec<File>>());
+    let stopped = Stopped::stop(&below, &subject);
+    let allocate = |file: File| {
+        let none = rustix::fs::FallocateFlags::empty();
+        thread::spawn(move || rustix::fs::fallocate(&file, none, 0, 4096))
+    };
+    let stuck: Vec<_> = files.into_iter().map(allocate).collect();
+    subject.wait_waiting(4);
+    // An ioctl that loopfs answers without SRC.
+    let other = thread::spawn(move || other.is_terminal());
+    let begun = Instant::now();
+    while !other.is_finished() && begun.elapsed() < LIMIT {
+        thread::yield_now();
+    }
+    let answered = other.is_finished();
+    drop(stopped);
+    assert!(answered, "it waits for others' allocating");
+    assert!(!other.join().unwrap());
+    for thread in stuck {
+        thread.join().unwrap().unwrap();
+    }
+    subject.signal(Signal::TERM);
+    subject.ends(Instant::now()).clean();
     below.finish();
 }
 
