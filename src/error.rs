@@ -53,10 +53,15 @@ impl Error {
         Self::new(Errno::NOLCK, tried)
     }
 
-    /// The errno as a positive number.
+    /// The errno as a positive number, for who asked. Not `ENOSYS`, which something below SRC may say for itself: from us the
+    /// kernel takes it for the whole mount, and never asks again.
     #[must_use]
     pub fn code(self) -> i32 {
-        self.errno.raw_os_error()
+        match self.errno {
+            Errno::NOSYS => Errno::OPNOTSUPP,
+            errno => errno,
+        }
+        .raw_os_error()
     }
 
     /// The errno.
@@ -83,5 +88,17 @@ pub trait Tried<T> {
 impl<T> Tried<T> for rustix::io::Result<T> {
     fn tried(self, what: &'static str) -> Result<T> {
         self.map_err(|errno| Error::new(errno, what))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_never_told_that_there_is_no_such_operation() {
+        let code = |errno| Error::new(errno, "anything").code();
+        assert_eq!(code(Errno::NOSYS), Errno::OPNOTSUPP.raw_os_error());
+        assert_eq!(code(Errno::NOENT), Errno::NOENT.raw_os_error());
     }
 }
