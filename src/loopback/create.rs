@@ -157,7 +157,8 @@ impl Loopback {
         })
     }
 
-    /// Gives a node one more name, as the caller: the directory may grow, at the caller's expense.
+    /// Gives a node one more name, as the caller: the directory may grow, at the caller's expense, and SRC judges by whose
+    /// it is now (`fs.protected_hardlinks`).
     pub fn link(
         &self,
         caller: Caller,
@@ -169,8 +170,8 @@ impl Loopback {
         let inode = self.inode(node)?;
         let parent = self.inode(parent)?;
         let make = || {
-            let _as_caller = self.acting(caller, None, None, OwnerCheck::Made, Own::NONE)?;
             let (object, dir) = (self.object(&inode)?, self.object(&parent)?);
+            let _as_caller = self.linking(caller, object.fd())?;
             let made = fs::make_link(object.fd(), dir.fd(), name.as_c_str()).tried("linkat");
             self.linked_once(made, (&parent, &name), &inode)
         };

@@ -367,6 +367,17 @@ impl Loopback {
             .map(Some)
     }
 
+    /// This thread as `caller`, who gives one more name to `object`. Whoever has it may, and who acts for them; whether anybody
+    /// else, SRC says.
+    fn linking(&self, caller: Caller, object: BorrowedFd<'_>) -> Result<CallerGuard> {
+        let mut check = OwnerCheck::Made;
+        if self.acts_for_another(caller) {
+            let stat = fs::stat(object).tried("statx")?;
+            check = owner_check(caller, &stat, rights::acts_for_owner).unwrap_or(OwnerCheck::Left);
+        }
+        self.acting(caller, None, None, check, Own::NONE)
+    }
+
     /// Does `act`, which takes a name from a directory, as `caller`: in a sticky directory SRC judges
     /// whose the name is, for the kernel may know one that has gone since.
     fn removing<T>(&self, caller: Caller, act: impl Fn() -> Result<T>) -> Result<T> {

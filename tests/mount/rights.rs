@@ -266,6 +266,28 @@ fn restrictions_of_what_is_mounted_below_the_source_hold() {
     env.assert_clean();
 }
 
+/// A file that was taken from its owner in SRC and made set-user-ID: who had it can't keep it under another name
+/// (`fs.protected_hardlinks`), unless that could be done in SRC.
+#[test]
+fn a_former_owner_gets_no_link() {
+    let mount = Mount::start(&KNOWN);
+    their_file(&mount, "f");
+    fs::create_dir(mount.source("d")).unwrap();
+    chown(mount.source("d"), Some(NOBODY), Some(NOBODY)).unwrap();
+    let link = |old: std::path::PathBuf, new: std::path::PathBuf| {
+        as_user(NOBODY, NOBODY, &[], || {
+            let linked = fs::hard_link(old, new);
+            linked.map_err(|error| error.raw_os_error())
+        })
+    };
+    assert_eq!(link(mount.path("f"), mount.path("d/theirs")), Ok(()));
+    chown(mount.source("f"), Some(0), Some(0)).unwrap();
+    fs::set_permissions(mount.source("f"), fs::Permissions::from_mode(0o4755)).unwrap();
+    let expected = link(mount.source("f"), mount.source("d/there"));
+    assert_eq!(link(mount.path("f"), mount.path("d/here")), expected);
+    mount.finish();
+}
+
 /// One capability of somebody who is not root is good for the same on MNT as in SRC.
 #[test]
 fn a_single_capability_is_good_for_what_it_is_in_the_source() {
