@@ -41,6 +41,9 @@ const MOST: usize = 1 << 18;
 pub(super) enum Lack {
     /// `--cache` says so, or times were given.
     NotWanted,
+    /// Telling waits for whoever has the directory or the page locked, and they may wait for an answer. A process that is
+    /// killed then can't end before that comes, and its successor, which would give it, not begin.
+    Restartable,
     /// The kernel can't forget all names at once.
     NotInKernel,
     /// Nobody tells us.
@@ -52,6 +55,7 @@ impl Lack {
     pub(super) fn text(self) -> String {
         match self {
             Self::NotWanted => "as --cache or a timeout says".to_owned(),
+            Self::Restartable => "it would keep --supervise from going on".to_owned(),
             Self::NotInKernel => "that takes Linux 6.16".to_owned(),
             Self::Unwatched(Unwatched::SwitchedOff) => {
                 "fanotify is switched off by LOOPFS_FEATURES_OFF".to_owned()

@@ -180,6 +180,7 @@ impl Server {
             options.faults.clone(),
         );
         let followed = match options.caching.mode {
+            Cache::Auto | Cache::Coherent if options.restartable => Err(follow::Lack::Restartable),
             Cache::Auto | Cache::Coherent => match begun_on {
                 None => follow::prepare(&tree, &device),
                 Some(terms) => follow::prepare_again(&tree, terms.coherent),
