@@ -31,7 +31,7 @@ use crate::loopback::Loopback;
 use crate::observe::{Counters, Outcome};
 use crate::service::{Service, View};
 use crate::socket;
-use crate::supervise::{Duty, Estate, Inheritance, Supervisor};
+use crate::supervise::{Duty, Estate, Inheritance, Legacy, Supervisor};
 use crate::survive::{State, Survival, Unreadable};
 use crate::sync::{Arc, OnceLock};
 use crate::sys;
@@ -210,8 +210,20 @@ fn go_on(
     let attachment = Attachment::take_over(inheritance.attachment)
         .ok_or_else(|| Failure::new(ExitCode::Internal, "can't tell which mount it is"))?;
     let attachment = Arc::new(attachment);
+    resume(config, supervisor, root, &attachment, inheritance.legacy)
+        // Whoever has served it until now may serve it on, and the supervisor takes it down if nobody can.
+        .inspect_err(|_| attachment.leave())
+}
+
+fn resume(
+    config: &Config,
+    supervisor: &Supervisor,
+    root: &OwnedFd,
+    attachment: &Arc<Attachment>,
+    legacy: Legacy,
+) -> Result<Running, Failure> {
     let options = options(config, true)?;
-    let state = inheritance
+    let state = legacy
         .memory
         .ok_or(Unreadable::NotOurs)
         .and_then(State::open)
@@ -225,13 +237,13 @@ fn go_on(
     let path = sys::fs::ProcPath::of(root.as_fd()).to_path();
     let tree = open_to_survive(config, &path, survival)?;
     let device = attachment.device_number();
-    shield(&tree, device, inheritance.covered);
+    shield(&tree, device, legacy.covered);
     let gate = Arc::new(Gate::new());
     let counters = Arc::new(Counters::new());
     let server = Server::resume(
         Arc::clone(&tree),
-        inheritance.device,
-        inheritance.terms,
+        legacy.device,
+        legacy.terms,
         &options,
         Arc::clone(&gate),
         Arc::clone(&counters),
@@ -244,7 +256,7 @@ fn go_on(
         let text = "the connection was being cut";
         return Err(Failure::new(ExitCode::Internal, text));
     }
-    let mounted = Arc::new(OnceLock::from(Arc::clone(&attachment)));
+    let mounted = Arc::new(OnceLock::from(Arc::clone(attachment)));
     let broken = broken(true, &shutdown);
     let serving = start_serving(server, shutdown.clone(), mounted, broken)?;
     Ok(Running {
@@ -254,7 +266,7 @@ fn go_on(
         counters,
         shutdown,
         serving,
-        attachment,
+        attachment: Arc::clone(attachment),
         restartable: true,
         draining_for: turn.draining_for,
     })
@@ -293,6 +305,11 @@ impl Running {
                 draining_for,
             },
         };
+        // The thread that serves has the mount, too: it does not go by itself.
+        let failed = |error: &io::Error| {
+            take_down(&attachment, restartable);
+            system("can't start a thread", error)
+        };
         let control = lifecycle::spawn_control(
             signals,
             shutdown.clone(),
@@ -301,11 +318,11 @@ impl Running {
             limits,
             past,
         )
-        .map_err(|error| system("can't start the control thread", &error))?;
+        .map_err(|error| failed(&error))?;
         if let Some(supervisor) = supervisor {
             supervisor
                 .obey(shutdown.clone(), Arc::clone(&gate))
-                .map_err(|error| system("can't start a thread", &error))?;
+                .map_err(|error| failed(&error))?;
         }
         let socket = listen(Desk {
             card,
@@ -336,7 +353,7 @@ impl Running {
                 })
                 .ok()
         });
-        let ending = joined(control, restartable);
+        let ending = joined(control, &attachment, restartable);
         drop(telling);
         drop(socket);
         if let Ending::Finished(_) = ending {
@@ -478,13 +495,22 @@ fn listen(desk: Desk) -> Option<socket::server::Server> {
     }
 }
 
-fn joined(control: JoinHandle<Ending>, restartable: bool) -> Ending {
-    if restartable {
-        return control.join().unwrap_or_else(|_| leave_it_to_the_next());
+fn joined(control: JoinHandle<Ending>, attachment: &Attachment, restartable: bool) -> Ending {
+    // A panic of the control thread is a bug that must not pass for an orderly end.
+    control.join().unwrap_or_else(|panic| {
+        if restartable {
+            leave_it_to_the_next()
+        }
+        take_down(attachment, restartable);
+        resume_unwind(panic)
+    })
+}
+
+/// Takes the mount down because this process can't go on; if another one can, it is left to that.
+fn take_down(attachment: &Attachment, restartable: bool) {
+    if !restartable && let Err(error) = attachment.detach(attach::Detach::Lazy) {
+        log::error!("{error}");
     }
-    // A panic of the control thread is a bug that must not pass for an orderly end. Unwinding from
-    // here drops the attachment, which detaches the mount.
-    control.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 fn say_what_was(tree: &Loopback, counters: &Counters) {

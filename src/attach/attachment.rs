@@ -31,8 +31,8 @@ pub struct Attachment {
     target: PathBuf,
     method: Method,
     abort: Option<AbortFile>,
-    /// Ours was seen to be gone. What is gone does not come back: this keeps a recycled number on
-    /// kernels without unique ids from being taken for it later.
+    /// Ours was seen to be gone, or is another process's by now. What is gone does not come back: this keeps a recycled
+    /// number on kernels without unique ids from being taken for it later.
     gone: AtomicBool,
     /// The steps of two detaches must not mix: the mark that one leaves is the other's licence.
     detaching: Mutex<()>,
@@ -170,6 +170,11 @@ impl Attachment {
         if let Some(made) = &self.made {
             made.remove();
         }
+    }
+
+    /// Leaves it to another process, which has it as well: nothing more is done to it from here.
+    pub fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
     }
 
     /// Where the mount is now: it moves when a directory on the way to it is renamed. `None` when

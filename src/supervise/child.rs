@@ -52,10 +52,17 @@ pub struct Duty {
 /// A mount that another process served.
 #[derive(Debug)]
 pub struct Inheritance {
-    /// What was agreed with the kernel.
-    pub terms: Terms,
     /// Which mount it is.
     pub attachment: Handover,
+    /// What it is served by.
+    pub legacy: Legacy,
+}
+
+/// What a mount is served by, whoever does it.
+#[derive(Debug)]
+pub struct Legacy {
+    /// What was agreed with the kernel.
+    pub terms: Terms,
     /// The connection.
     pub device: OwnedFd,
     /// The directory below the mount, if it can be seen in SRC.
@@ -132,14 +139,16 @@ impl Supervisor {
             Order::Resume { place, mounted } => {
                 let terms = Terms::from_record(&mounted.terms).ok_or_else(garbled)?;
                 let inheritance = Inheritance {
-                    terms,
                     attachment: Handover {
                         record: mounted.attachment,
                         abort: mounted.abort,
                     },
-                    device: mounted.device,
-                    covered: mounted.covered,
-                    memory: mounted.memory,
+                    legacy: Legacy {
+                        terms,
+                        device: mounted.device,
+                        covered: mounted.covered,
+                        memory: mounted.memory,
+                    },
                 };
                 Ok(duty(place, Some(inheritance)))
             }

@@ -36,7 +36,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::lifecycle::State;
 use crate::sys::process::SignalQueue;
 
-pub use child::{Duty, Estate, Inheritance, Supervisor, Turn};
+pub use child::{Duty, Estate, Inheritance, Legacy, Supervisor, Turn};
 
 use message::{Mounted, Order, Place, Report};
 use pace::{Death, Next, Pace};

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use super::supervised::Supervised;
-use crate::common::{Finished, LIMIT, Mount, TestEnv, run};
+use crate::common::process::Watched;
+use crate::common::{Finished, LIMIT, Mount, Signal, TestEnv, run};
 
 /// A mount served by a copy of the program, which can be replaced.
 fn start() -> (Supervised, PathBuf) {
@@ -84,6 +86,48 @@ fn a_program_that_cant_go_on_changes_nothing() {
     drop(file);
     mount.kill_child();
     mount.into_mount().finish();
+}
+
+/// The state of the mount says that another program wrote it, as it is after the layout has changed.
+fn spoil_layout(mount: &Supervised) {
+    let descriptors = format!("/proc/{}/fd", mount.pid().as_raw_nonzero());
+    let memory = fs::read_dir(descriptors)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| {
+            let link = fs::read_link(path).unwrap();
+            link.to_string_lossy().starts_with("/memfd:loopfs-state")
+        });
+    let memory = File::options()
+        .write(true)
+        .open(memory.expect("the state"))
+        .unwrap();
+    memory.write_all_at(&99_u64.to_ne_bytes(), 8).unwrap();
+}
+
+#[test]
+fn a_program_that_does_not_know_the_layout_changes_nothing() {
+    let (mount, _) = start();
+    let mut file = File::create_new(mount.path("f")).unwrap();
+    let before = mount.child().pid;
+    spoil_layout(&mount);
+    let failed = upgrade(&mount);
+    assert_eq!(failed.code(), 2, "{failed:?}");
+    assert!(failed.stderr.contains("layout 99"), "{failed:?}");
+    assert_eq!(mount.child().pid, before);
+    assert!(mount.is_mounted());
+    file.write_all(b"x").unwrap();
+    drop(file);
+    // Nobody could go on by now: the mount is taken down, and it is said why.
+    mount.child().signal(Signal::KILL);
+    let supervisor = Watched::new(mount.pid()).expect("the supervisor has ended");
+    assert!(supervisor.wait_end(LIMIT), "it goes on");
+    assert!(!mount.is_mounted());
+    let log = mount.log();
+    assert!(
+        log.contains("the mount is taken down") && log.contains("layout 99"),
+        "{log}"
+    );
 }
 
 #[test]
