@@ -31,7 +31,9 @@ fn theirs_to_look_at_and_to_end() {
         stat -c '%a %u' /tmp/loopfs-65534 /tmp/loopfs-65534/*.sock
         $AS "$LOOPFS" status "$MNT" | grep state
         echo root; "$LOOPFS" status "$MNT" | grep state
-        echo other; $OTHER "$LOOPFS" list | grep -F "$MNT"
+        echo other; $OTHER "$LOOPFS" list >"$ROOT/list"; grep "$SRC  *$MNT " "$ROOT/list"
+        # Said once for all of them, and there may be others' mounts beside this one.
+        grep -o "only root and the user who mounted it may ask" "$ROOT/list"
         $OTHER "$LOOPFS" unmount "$MNT" 2>&1 || echo "other: $?"
         $AS "$LOOPFS" unmount "$MNT"
         ended
