@@ -416,29 +416,50 @@ mod loom_tests {
         });
     }
 
-    /// A request, and a control thread that holds it up, does what nobody inside may see, and lets it go.
-    #[test]
-    fn nobody_is_inside_while_it_is_held_up_and_everybody_gets_in_afterwards() {
-        loom::model(|| {
+    /// A request, and a control thread that holds it up, does what nobody inside may see, and lets it go. A second
+    /// request would take this model hours.
+    fn nobody_is_inside_while_it_is_held_up(hold_up: fn(&Gate), let_go: fn(&Gate)) {
+        loom::model(move || {
             let gate = Arc::new(Gate::new());
             let used = Arc::new(UnsafeCell::new(0));
-            let workers: Vec<_> = (0..2)
-                .map(|_| {
-                    let (gate, used) = (Arc::clone(&gate), Arc::clone(&used));
-                    thread::spawn(move || {
-                        let pass = gate.enter();
-                        assert!(pass.is_some());
-                        used.with(|_| ());
-                    })
-                })
-                .collect();
-            assert!(gate.hold_up(LONG));
+            let its = (Arc::clone(&gate), Arc::clone(&used));
+            let request = thread::spawn(move || {
+                let pass = its.0.enter();
+                assert!(pass.is_some());
+                its.1.with(|_| ());
+            });
+            hold_up(&gate);
             used.with_mut(|_| ());
-            gate.let_go();
-            for worker in workers {
-                worker.join().unwrap();
-            }
+            let_go(&gate);
+            request.join().unwrap();
         });
+    }
+
+    #[test]
+    fn the_gate_holds_up_and_lets_go() {
+        nobody_is_inside_while_it_is_held_up(|gate| assert!(gate.hold_up(LONG)), Gate::let_go);
+    }
+
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn the_model_catches_who_does_not_wait_for_those_inside() {
+        nobody_is_inside_while_it_is_held_up(
+            |gate| {
+                gate.word.0.fetch_or(HELD, Ordering::AcqRel);
+            },
+            Gate::let_go,
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn the_model_catches_who_lets_go_without_waking() {
+        nobody_is_inside_while_it_is_held_up(
+            |gate| assert!(gate.hold_up(LONG)),
+            |gate| {
+                gate.word.0.fetch_and(!HELD, Ordering::Release);
+            },
+        );
     }
 
     #[test]

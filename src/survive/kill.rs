@@ -1,4 +1,7 @@
 //! Being killed, for tests: from a certain store on, nothing that this thread stores arrives any more.
+//!
+//! The models of loom do not use it.
+#![cfg_attr(loom, allow(dead_code))]
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
