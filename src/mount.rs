@@ -306,9 +306,9 @@ impl Running {
             },
         };
         // The thread that serves has the mount, too: it does not go by itself.
-        let failed = |error: &io::Error| {
+        let failed = |failure: Failure| {
             take_down(&attachment, restartable);
-            system("can't start a thread", error)
+            failure
         };
         let control = lifecycle::spawn_control(
             signals,
@@ -318,11 +318,11 @@ impl Running {
             limits,
             past,
         )
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| failed(system("can't start the control thread", &error)))?;
         if let Some(supervisor) = supervisor {
             supervisor
                 .obey(shutdown.clone(), Arc::clone(&gate))
-                .map_err(|error| failed(&error))?;
+                .map_err(|error| failed(system("can't start a thread", &error)))?;
         }
         let socket = listen(Desk {
             card,
