@@ -122,17 +122,21 @@ fn without_a_socket() {
 /// Whoever keeps the directory locked, a process that is stopped for one, holds up no mount.
 #[test]
 fn a_lock_on_the_directory_holds_nobody_up() {
-    let first = Mount::start(&[]);
-    let directory = fs::File::open("/run/loopfs").unwrap();
-    // If not by this, it is locked by somebody else: the same for those who want it.
-    let _ = directory.try_lock();
-    let begin = std::time::Instant::now();
-    let mount = Mount::start(&[]);
-    assert!(socket(&mount).exists());
-    mount.finish();
-    assert!(begin.elapsed() < std::time::Duration::from_secs(20));
-    drop(directory);
-    first.finish();
+    let env = crate::common::TestEnv::new();
+    // In a /run of its own: others want the lock, too.
+    let seen = env
+        .private_script(
+            r#"
+            mount -t tmpfs none /run; mkdir -m 700 /run/loopfs
+            exec 9</run/loopfs; flock --nonblock 9
+            timeout 20 "$LOOPFS" "$SRC" "$MNT" </dev/null 9<&-
+            ls /run/loopfs | grep -c '^0:[0-9]*.sock$'
+            timeout 20 "$LOOPFS" unmount "$MNT" 9<&-
+            timeout 20 pidwait -f "^$LOOPFS" || [ $? -eq 1 ]
+            flock --nonblock 9 && echo "locked"; ls -A /run/loopfs"#,
+        )
+        .success();
+    assert_eq!(seen, "1\nlocked\n");
 }
 
 /// A question does not keep the mount busy.
