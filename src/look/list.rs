@@ -4,25 +4,15 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::mounts::{self, HANGS, Mount};
+use super::mounts::{self, HANGS, Known, Mount};
 use super::text::{self, Table};
 use crate::exit::{ExitCode, Failure};
-use crate::figures::Name;
 
 /// A mount as `--json` tells it. The names are a promise, as those of [`crate::figures`].
 #[derive(Debug, Serialize)]
 struct Listed<'a> {
-    source: &'a Name,
-    target: &'a Name,
-    device: String,
-    owner: u32,
-    /// It is in the mount table.
-    mounted: bool,
-    /// What is mounted on it or in it.
-    covered_by: Vec<Name>,
-    pid: Option<u32>,
-    /// `serving`, `draining`, `aborting`, `stopped`; `silent`, `dead`, `unknown`.
-    state: &'a str,
+    #[serde(flatten)]
+    known: Known<'a>,
     /// When it began to serve: seconds since 1970.
     since: Option<u64>,
     open_files: Option<u64>,
@@ -34,14 +24,7 @@ impl<'a> Listed<'a> {
     fn of(mount: &'a Mount) -> Self {
         let figures = mount.figures.as_ref();
         Self {
-            source: &mount.source,
-            target: &mount.target,
-            device: format!("{}:{}", mount.device.major, mount.device.minor),
-            owner: mount.owner,
-            mounted: mount.entry.is_some(),
-            covered_by: mount.covered_by.iter().map(Name::of).collect(),
-            pid: mount.pid,
-            state: mount.state.word(),
+            known: Known::of(mount),
             since: figures.map(|figures| figures.since),
             open_files: figures.map(|figures| figures.open_files),
             why: mount.state.why_no_figures(),

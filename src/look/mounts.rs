@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use serde::Serialize;
 
 use crate::attach::DeviceNumber;
 use crate::attach::foreign;
@@ -40,6 +41,37 @@ pub(super) struct Mount {
     pub(super) pid: Option<u32>,
     pub(super) state: State,
     pub(super) figures: Option<Figures>,
+}
+
+/// What `--json` tells of every mount. The names are a promise, as those of [`crate::figures`].
+#[derive(Debug, Serialize)]
+pub(super) struct Known<'a> {
+    source: &'a Name,
+    target: &'a Name,
+    device: String,
+    owner: u32,
+    /// It is in the mount table.
+    mounted: bool,
+    /// What is mounted on it or in it.
+    covered_by: Vec<Name>,
+    pid: Option<u32>,
+    /// `serving`, `draining`, `aborting`, `stopped`; `silent`, `dead`, `unknown`.
+    state: &'a str,
+}
+
+impl<'a> Known<'a> {
+    pub(super) fn of(mount: &'a Mount) -> Self {
+        Self {
+            source: &mount.source,
+            target: &mount.target,
+            device: format!("{}:{}", mount.device.major, mount.device.minor),
+            owner: mount.owner,
+            mounted: mount.entry.is_some(),
+            covered_by: mount.covered_by.iter().map(Name::of).collect(),
+            pid: mount.pid,
+            state: mount.state.word(),
+        }
+    }
 }
 
 /// How it is.

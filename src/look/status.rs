@@ -6,12 +6,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::holding::{self, Found};
-use super::mounts::{self, HANGS, Mount};
+use super::mounts::{self, HANGS, Known, Mount};
 use super::text::{self, Table};
 use super::{list, prometheus};
 use crate::config::Shape;
 use crate::exit::{ExitCode, Failure};
-use crate::figures::{Figures, Holder, Name};
+use crate::figures::{Figures, Holder};
 
 /// As many of the busiest are shown to people.
 const BUSIEST: usize = 5;
@@ -19,15 +19,8 @@ const BUSIEST: usize = 5;
 /// The mount as `--json` tells it. The names are a promise, as those of [`crate::figures`].
 #[derive(Debug, Serialize)]
 struct Status<'a> {
-    source: &'a Name,
-    target: &'a Name,
-    device: String,
-    owner: u32,
-    mounted: bool,
-    covered_by: Vec<Name>,
-    pid: Option<u32>,
-    /// `serving`, `draining`, `aborting`, `stopped`; `silent`, `dead`, `unknown`.
-    state: &'a str,
+    #[serde(flatten)]
+    known: Known<'a>,
     /// What the daemon tells; `null` if it can't be asked.
     figures: Option<&'a Figures>,
     /// Why it can't.
@@ -55,14 +48,7 @@ pub(super) fn run(target: &Path, shape: Shape) -> Result<ExitCode, Failure> {
         }
     }
     super::print(&text::json(&Status {
-        source: &mount.source,
-        target: &mount.target,
-        device: format!("{}:{}", mount.device.major, mount.device.minor),
-        owner: mount.owner,
-        mounted: mount.entry.is_some(),
-        covered_by: mount.covered_by.iter().map(Name::of).collect(),
-        pid: mount.pid,
-        state: mount.state.word(),
+        known: Known::of(&mount),
         figures: mount.figures.as_ref(),
         why: mount.state.why_no_figures(),
         holders: &found.holders,
