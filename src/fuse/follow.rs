@@ -77,14 +77,6 @@ pub(super) fn prepare(tree: &Loopback, device: &OwnedFd) -> Result<(), Lack> {
     tree.watch().map_err(Lack::Unwatched)
 }
 
-/// The same on a connection that another process has begun, which found out whether it can be done.
-pub(super) fn prepare_again(tree: &Loopback, coherent: bool) -> Result<(), Lack> {
-    if !coherent {
-        return Err(Lack::NotInKernel);
-    }
-    tree.watch().map_err(Lack::Unwatched)
-}
-
 /// What is to be told.
 #[derive(Debug, Default)]
 struct Batch {
@@ -214,7 +206,6 @@ pub(super) struct Follower {
     cache: Arc<KernelCache>,
     backings: Arc<Backings>,
     device: OwnedFd,
-    everything_changed: bool,
 }
 
 /// The threads while they run.
@@ -238,16 +229,7 @@ impl Follower {
             cache: Arc::clone(cache),
             backings: Arc::clone(backings),
             device: device.try_clone()?,
-            everything_changed: false,
         })
-    }
-
-    /// Whether it is to begin by telling that everything may have changed.
-    pub(super) fn with_everything_changed(self, everything_changed: bool) -> Self {
-        Self {
-            everything_changed,
-            ..self
-        }
     }
 
     /// How changes come to be known.
@@ -263,9 +245,6 @@ impl Follower {
     pub(super) fn start(self) -> io::Result<Following> {
         let tree = Arc::clone(&self.tree);
         let pending = Arc::new(Pending::default());
-        if self.everything_changed {
-            pending.add(vec![Change::Everything]);
-        }
         let mut following = Following {
             tree: Arc::clone(&tree),
             pending: Arc::clone(&pending),

@@ -181,18 +181,11 @@ impl Server {
         );
         let followed = match options.caching.mode {
             Cache::Auto | Cache::Coherent if options.restartable => Err(follow::Lack::Restartable),
-            Cache::Auto | Cache::Coherent => match begun_on {
-                None => follow::prepare(&tree, &device),
-                Some(terms) => follow::prepare_again(&tree, terms.coherent),
-            },
+            Cache::Auto | Cache::Coherent => follow::prepare(&tree, &device),
             Cache::Timed | Cache::Off => Err(follow::Lack::NotWanted),
         };
         let follower = match followed {
-            Ok(()) => {
-                let follower = Follower::new(&tree, &cache, &backings, &device)?;
-                // Nobody has heard what happened since the other process ended.
-                Ok(follower.with_everything_changed(begun_on.is_some()))
-            }
+            Ok(()) => Ok(Follower::new(&tree, &cache, &backings, &device)?),
             Err(lack) => Err(lack),
         };
         let agreed = Arc::new(OnceLock::new());
@@ -202,8 +195,7 @@ impl Server {
             hears_closes: forward.is_some(),
             is_not_asked: options.io == Io::Cached && follower.is_ok(),
         };
-        let coherent = follower.is_ok();
-        let told = (begun_on, Arc::clone(&agreed), coherent);
+        let told = (begun_on, Arc::clone(&agreed));
         let adapter = Adapter::new(tree, service, forward, opener, options, told);
         let (resumes, device) = match begun_on {
             None => (None, device),
