@@ -18,8 +18,9 @@ use crate::sync::Arc;
 use crate::sys::creds::{Own, OwnerCheck};
 use crate::sys::fs::{self, FileType, open_flags};
 
-/// How often something is made that is removed in SRC before it was looked at.
-const ROUNDS: usize = 16;
+/// How often something is made that is removed in SRC before it was looked at: more often than two that race get in
+/// step (sixteen times was once too few, on a loaded machine).
+const ROUNDS: usize = 64;
 
 /// A file that was created and opened.
 #[derive(Debug)]
@@ -181,9 +182,10 @@ impl Loopback {
     }
 
     /// What `make` has made under a name, if it still is that: in SRC it may be replaced or removed at once. What
-    /// has been replaced is somebody else's now: with another type the kernel
-    /// would make `EIO` of it (`create_new_entry`). What was removed is made again.
-    fn made(
+    /// has been replaced is somebody else's now: with another type the kernel would make `EIO` of it
+    /// (`create_new_entry`). What was removed is made again; who removes it each time has the name, too: `EEXIST`, as for
+    /// any race about a name that was lost.
+    pub(super) fn made(
         &self,
         parent: &Arc<Inode>,
         name: &Name,
@@ -195,11 +197,11 @@ impl Loopback {
             make()?;
             match self.entry(parent, name.as_c_str()) {
                 Ok(entry) if is_it(entry.lookup.inode()) => return Ok(entry),
-                Ok(_) => return Err(Error::new(Errno::EXIST, "looking at what was made")),
+                Ok(_) => break,
                 Err(error) if error.errno() == Errno::NOENT => {}
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::STALE)
+        Err(Error::new(Errno::EXIST, "looking at what was made"))
     }
 }

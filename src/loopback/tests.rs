@@ -9,6 +9,7 @@ use std::path::Path;
 use super::attr::{Changes, SetTime, Time};
 use super::create::NewName;
 use super::dir::Room;
+use super::name::Name;
 use super::*;
 use crate::error::Errno;
 use crate::sys::fs::{RenameFlags, WriteMode};
@@ -556,4 +557,27 @@ fn a_directory_that_is_not_the_one_which_went_is_stale() {
     let second = going().unwrap().unwrap();
     std::fs::remove_dir(path("d")).unwrap();
     second.gone().unwrap();
+}
+
+/// A name whose maker never sees it again has been somebody else's each time: that is no `ESTALE`.
+#[test]
+fn what_is_removed_each_time_it_is_made_exists() {
+    let (dir, tree) = tree();
+    let root = tree.inode(NodeNo::ROOT).unwrap();
+    let (path, times) = (dir.path().join("name"), std::cell::Cell::new(0));
+    let name = Name::new(OsStr::new("name")).unwrap();
+    let make = |last: u32| {
+        times.set(times.get() + 1);
+        std::fs::create_dir(&path).unwrap();
+        if times.get() < last {
+            std::fs::remove_dir(&path).unwrap();
+        }
+        Ok(())
+    };
+    let made = tree.made(&root, &name, || make(u32::MAX), |_| true);
+    assert_eq!(errno(made), Errno::EXIST);
+    times.set(0);
+    let made = tree.made(&root, &name, || make(20), |_| true).unwrap();
+    assert_eq!(times.get(), 20);
+    drop(made);
 }

@@ -72,15 +72,24 @@ fn nonsense_is_refused() {
 /// What a killed daemon leaves is removed by the next one.
 #[test]
 fn a_left_over_is_removed() {
-    let killed = Mount::start(&[]);
-    let left = socket(&killed);
-    let env = killed.kill();
-    assert!(left.exists());
-    let next = Mount::start(&[]);
-    assert!(!left.exists());
-    assert!(socket(&next).exists());
-    next.finish();
-    drop(env);
+    let env = crate::common::TestEnv::new();
+    // In a /run of its own: the daemons of other tests want its lock at the same time.
+    let seen = env
+        .private_script(
+            r#"
+            mount -t tmpfs none /run
+            mkdir "$ROOT/other"
+            "$LOOPFS" -f "$SRC" "$MNT" 2>"$ROOT/daemon.log" & daemon=$!
+            timeout 20 sh -c 'until ls /run/loopfs/0:*.sock; do :; done' 2>/dev/null
+            kill -9 $daemon; wait $daemon || true
+            test -S "$(echo /run/loopfs/*.sock)"; mv /run/loopfs/*.sock /run/loopfs/0:999999.sock
+            timeout 20 "$LOOPFS" "$SRC" "$ROOT/other" </dev/null
+            echo "sockets: $(ls /run/loopfs | wc -l), of the one killed: $(ls /run/loopfs | grep -c 999999)"
+            timeout 20 "$LOOPFS" unmount "$ROOT/other"; umount -l "$MNT"
+            "#,
+        )
+        .success();
+    assert!(seen.contains("sockets: 1, of the one killed: 0"), "{seen}");
 }
 
 /// Where no socket can be made there is a warning, and a mount; the commands do what they can without it.
