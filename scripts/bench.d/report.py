@@ -18,6 +18,12 @@ def number(value):
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def cpu_of_all(cpu, places):
+    """What each daemon has taken for the workloads that all of them did."""
+    both = [found for found in cpu.values() if all(place in found for place in places)]
+    return {place: sum(sum(found[place]) for found in both) for place in places}
+
+
 def table(times, workloads, places, cpu):
     """The table in Markdown."""
     others = [place for place in places if place != "native"]
@@ -42,7 +48,7 @@ def table(times, workloads, places, cpu):
         lines.append(f"| {workload}{mark} | {statistics.median(native.values()) * 1000:.1f} | {' | '.join(cells)} |")
     if cpu:
         cells = [f"{cpu[place]:.1f}" if place in cpu else "-" for place in others]
-        lines.append(f"| CPU of the daemon, s | - | {' | '.join(cells)} |")
+        lines.append(f"| CPU of the daemon, s, where all have a figure | - | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -24,6 +24,8 @@ use crate::sys::handle::Handle;
 const FEWEST: usize = 16;
 /// And at most so many: more would cost memory in the kernel and save little.
 const MOST: usize = 1 << 16;
+/// For so many the kernel's table has room from the start.
+const AT_FIRST: u64 = 1 << 14;
 /// Descriptors that a new file takes: the open file, and the inode's. One for somebody else's meanwhile.
 const FOR_A_NEW_FILE: usize = 3;
 /// How often somebody waits for the kernel to forget before an inode is refused.
@@ -116,6 +118,7 @@ impl Descriptors {
             let id = identity.mount;
             same.then_some(Mount { fd, id })
         };
+        fs::make_room_for_files(root, limit.min(AT_FIRST));
         Self {
             mount: usable(),
             shares: Shares::of(limit),
@@ -367,8 +370,21 @@ fn release(clock: &mut VecDeque<Weak<Inode>>, rest: usize) -> Vec<Arc<OwnedFd>> 
 }
 
 #[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_room_from_the_start() {
+        let limit = fs::raise_file_limit();
+        let root = fs::open_root(std::path::Path::new("/")).unwrap();
+        let identity = Identity::of(&fs::stat(root.as_fd()).unwrap());
+        let _descriptors = Descriptors::new(root.as_fd(), identity, limit);
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+        let size: u64 = size.unwrap().trim().parse().unwrap();
+        assert!(size >= limit.min(AT_FIRST), "{size} of {limit}");
+    }
 
     #[test]
     fn the_shares_leave_room_for_each_other_whatever_the_limit() {

@@ -581,6 +581,16 @@ pub fn raise_file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// Has the table of open files made for `number` of them at once; no more than the limit. Otherwise the kernel doubles it
+/// again and again, and as soon as a process has threads each time waits until all of them have seen that
+/// (`expand_fdtable`, `synchronize_rcu`): ten milliseconds in the middle of a request. It takes eight bytes for each.
+/// `fd` is any, which is open anyway.
+pub fn make_room_for_files(fd: BorrowedFd<'_>, number: u64) {
+    let highest = i32::try_from(number.saturating_sub(1));
+    // Where it can't be had it comes when it is needed.
+    let _ = highest.map(|highest| rustix::io::fcntl_dupfd_cloexec(fd, highest));
+}
+
 /// What a caller's open(2) flags say.
 pub mod open_flags {
     /// `O_EXCL`.
