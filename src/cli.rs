@@ -7,6 +7,7 @@ mod commands;
 pub mod generate;
 mod helper;
 mod resolve;
+mod target;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;

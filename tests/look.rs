@@ -3,6 +3,7 @@
 //!
 //! - [`look::looking`]: how a command is run, and what it says as JSON;
 //! - [`look::states`]: `list`, `status` and `unmount` in each state;
+//! - [`look::stuck`]: names in a mount whose daemon is stopped;
 //! - [`look::unmounting`]: waiting for those who use it, and not;
 //! - [`look::sockets`]: who may ask, and what is left of a killed daemon;
 //! - [`look::users`]: mounts of users without privilege;
@@ -15,6 +16,7 @@ mod look {
     pub(crate) mod looking;
     pub(crate) mod sockets;
     pub(crate) mod states;
+    pub(crate) mod stuck;
     pub(crate) mod top;
     pub(crate) mod unmounting;
     pub(crate) mod users;

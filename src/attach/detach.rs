@@ -76,8 +76,30 @@ pub(super) fn standing(ours: &Identity) -> Result<Standing, AttachError> {
     look().map_err(|errno| failed("can't read the mount table", errno))
 }
 
+/// Sees that the way to our mount is open: whoever goes it while another mount hangs on it waits for ever. Not between the
+/// steps below: to look is a use of the mount.
+fn see_the_way(ours: &Identity) -> Result<(), AttachError> {
+    let is_open = || match ours.place()? {
+        Some(place) => table::is_within_reach(&place),
+        None => Ok(true),
+    };
+    match is_open() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(held_up()),
+        Err(errno) => Err(failed("can't unmount", errno)),
+    }
+}
+
+/// What hangs is in the way.
+pub(super) fn held_up() -> AttachError {
+    let text = "can't unmount: a mount that lies on the way there does not answer: end its daemon or let it go on first \
+                ('loopfs doctor' shows which)";
+    AttachError::new(Kind::Detach, text)
+}
+
 /// Takes our mount down if nobody uses it.
 pub(crate) fn politely(ours: &Identity) -> Result<Detached, AttachError> {
+    see_the_way(ours)?;
     politely_between(ours, || ())
 }
 
@@ -106,6 +128,7 @@ fn politely_between(ours: &Identity, mut between: impl FnMut()) -> Result<Detach
 
 /// Takes our mount out of the table at once.
 pub(crate) fn lazily(ours: &Identity) -> Result<Detached, AttachError> {
+    see_the_way(ours)?;
     lazily_between(ours, || ())
 }
 
@@ -145,6 +168,7 @@ fn lazily_between(ours: &Identity, mut between: impl FnMut()) -> Result<Detached
 /// Takes our mount down by fusermount3, which is told the path and takes the uppermost FUSE mount
 /// of this user there: exact as far as the look before it goes.
 pub(crate) fn by_helper(ours: &Identity, lazily: bool) -> Result<Detached, AttachError> {
+    see_the_way(ours)?;
     match standing(ours)? {
         Standing::Gone => Ok(Detached::AlreadyGone),
         Standing::Covered => Ok(Detached::Covered),

@@ -24,6 +24,9 @@ impl Foreign {
     /// mounted over it. Never asks its server.
     pub(crate) fn of(entry: &Entry) -> Result<Option<Self>, AttachError> {
         let failed = |errno| failed(&entry.mount_point, errno);
+        if !table::is_within_reach(&entry.mount_point).map_err(failed)? {
+            return Err(detach::held_up());
+        }
         let root = match table::open_quietly(&entry.mount_point) {
             Ok(root) => root,
             Err(Errno::NOENT) => return Ok(None),
@@ -62,6 +65,9 @@ impl Foreign {
 /// if it does not within `limit`, or can't be reached. Only for mounts whose server is not known to be there: it may be
 /// the one that hangs, and the process that asks with it.
 pub(crate) fn answers(entry: &Entry, limit: std::time::Duration) -> Option<Result<(), Errno>> {
+    if !table::is_within_reach(&entry.mount_point).ok()? {
+        return None;
+    }
     let root = table::open_quietly(&entry.mount_point).ok()?;
     match table::stat_quietly(&root, StatxFlags::MNT_ID) {
         Ok(stat) if stat.stx_mnt_id == entry.id => {}

@@ -20,12 +20,18 @@ pub fn remount(config: &Config) -> Result<(), AttachError> {
             rustix::io::Errno::BUSY => {
                 ": files are open for writing: close them first (fuser -vm shows whose)"
             }
+            rustix::io::Errno::TIMEDOUT => {
+                ": a mount on the way there does not answer ('loopfs doctor' shows which)"
+            }
             rustix::io::Errno::PERM => ": only root may: use sudo, or mount anew",
             _ => "",
         };
         let text = format!("can't remount {}: {}{hint}", shown(path), says(errno));
         AttachError::new(Kind::Refused, text)
     };
+    if !table::is_within_reach(path).map_err(refused)? {
+        return Err(refused(rustix::io::Errno::TIMEDOUT));
+    }
     let root = table::open_quietly(path).map_err(refused)?;
     let entry = table::entry_of(&root).map_err(refused)?;
     let kind = [b"fuse.", config.mount.subtype.as_encoded_bytes()].concat();

@@ -5,16 +5,18 @@
 //! sandbox forbids them); `/proc/self/mountinfo` otherwise. Either way the answer is about *our*
 //! mount, never about whatever lies at the path by now.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::mountinfo::{self, DeviceNumber, Entry};
 use crate::config::Config;
+use crate::sys::ask::{Question, ask};
 use crate::sys::{features, mount as sys};
 
 /// How a mount of ours is named in the mount table.
@@ -247,6 +249,22 @@ pub(crate) fn label_of(entry: &Entry) -> Label {
 /// The whole table.
 pub(crate) fn read_table() -> Result<Vec<Entry>, Errno> {
     mountinfo::read().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+/// How long what may hang on the way to a mount may take to let a lookup through.
+const PASSING: Duration = Duration::from_secs(2);
+
+/// Whether a lookup of `place` comes back from the mounts that it leads through, with whatever answer: asked by a process of
+/// its own where one of them may hang. A mount at `place` itself does not count, it is not asked.
+pub(crate) fn is_within_reach(place: &Path) -> Result<bool, Errno> {
+    let table = read_table()?;
+    let way = mountinfo::way(&table, place);
+    let through = way.iter().filter(|entry| entry.mount_point != place);
+    if !through.clone().any(|entry| entry.may_hang()) {
+        return Ok(true);
+    }
+    let name = CString::new(place.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
+    Ok(ask(Question::Path(&name), PASSING, || ())?.is_some())
 }
 
 /// Opens what lies at `path` without asking its file system's server and without triggering an

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Command as Definition, FromArgMatches as _, Subcommand, ValueHint};
 
-use super::resolve;
+use super::target;
 use crate::config::{Command, Limit, Shape, Unmount};
 use crate::exit::Failure;
 use crate::options;
@@ -89,7 +89,7 @@ impl Commands {
                 json,
                 prometheus,
             } => Command::Status {
-                target: resolve::target(&target)?,
+                target: target::of_a_mount(&target)?,
                 shape: match (json, prometheus) {
                     (_, true) => Shape::Prometheus,
                     (true, false) => Shape::Json,
@@ -102,7 +102,7 @@ impl Commands {
                 force,
                 timeout,
             } => Command::Unmount {
-                target: resolve::target(&target)?,
+                target: target::of_a_mount(&target)?,
                 how: Unmount {
                     lazy,
                     force,
@@ -110,14 +110,14 @@ impl Commands {
                 },
             },
             Self::Doctor { target, json } => Command::Doctor {
-                target: target.as_deref().map(resolve::target).transpose()?,
+                target: target.as_deref().map(target::to_look_at).transpose()?,
                 json,
             },
             Self::Upgrade { target } => Command::Upgrade {
-                target: resolve::target(&target)?,
+                target: target::of_a_mount(&target)?,
             },
             Self::Top { target } => Command::Top {
-                target: target.as_deref().map(resolve::target).transpose()?,
+                target: target.as_deref().map(target::of_a_mount).transpose()?,
             },
         })
     }

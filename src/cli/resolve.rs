@@ -1,9 +1,7 @@
 //! From what was typed to what was meant: paths made absolute, lists applied, defaults filled in.
 //!
-//! SRC is followed through every symlink, once, here. MNT is treated with care: a dead or stuck mount
-//! may be on it, and asking such a mount anything fails or hangs. So only its parent is resolved, and a
-//! symlink in its last component by reading the link, which the kernel refuses for a mounted directory
-//! without asking its file system (`do_readlinkat`). What is at MNT is `attach`'s to judge.
+//! SRC is followed through every symlink, once, here. MNT is treated with care, in `target`: a dead or stuck mount
+//! may be on it or on the way to it. What is at MNT is `attach`'s to judge.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -18,9 +16,7 @@ use crate::sys::fs::restrictions_at;
 use crate::sys::process::{enter_mount_namespace, is_root};
 
 use super::Cli;
-
-/// As many symlinks in a row as the kernel follows (`MAXSYMLINKS`).
-const MOST_LINKS: usize = 40;
+use super::target::to_mount_on;
 
 /// What of the surroundings decides defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,13 +105,13 @@ impl Cli {
             // SRC may have gone, or be what the mount table shows in its place.
             (None, Task::Remount) => (
                 self.source.clone(),
-                target(&self.target)?,
+                to_mount_on(&self.target)?,
                 as_strict_as(&self.source, defaults().mount),
             ),
             (None, Task::Serve | Task::Check) => {
                 let source = source(&self.source)?;
                 let mount = as_strict_as(&source, defaults().mount);
-                (source, target(&self.target)?, mount)
+                (source, to_mount_on(&self.target)?, mount)
             }
         };
         let mut options = self.listed(Options {
@@ -253,46 +249,8 @@ fn source(typed: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// MNT, absolute and without symlinks, without asking what is mounted there; it may not exist.
-pub(super) fn target(typed: &Path) -> Result<PathBuf, Failure> {
-    let unusable = |error| unusable("MNT", typed, &error);
-    let mut path = typed.to_owned();
-    for _ in 0..MOST_LINKS {
-        let Some(name) = path.file_name() else {
-            // `/`, `.` or ends in `..`: no name to keep apart.
-            return path.canonicalize().map_err(unusable);
-        };
-        let parent = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let parent = parent.canonicalize().map_err(unusable)?;
-        let resolved = parent.join(name);
-        match resolved.read_link() {
-            Ok(link) => path = parent.join(link),
-            // No symlink, or nothing there.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidInput | io::ErrorKind::NotFound
-                ) =>
-            {
-                return Ok(resolved);
-            }
-            Err(error) => return Err(unusable(error)),
-        }
-    }
-    Err(Failure::new(
-        ExitCode::MountFailed,
-        format!(
-            "MNT '{}': too many symbolic links: name the directory itself",
-            typed.display()
-        ),
-    ))
-}
-
 /// The one clear line.
-fn unusable(which: &str, path: &Path, error: &io::Error) -> Failure {
+pub(super) fn unusable(which: &str, path: &Path, error: &io::Error) -> Failure {
     let reason = match (which, error.kind()) {
         ("SRC", io::ErrorKind::NotFound) => {
             "no such file or directory: check the path, or mount what it is on"

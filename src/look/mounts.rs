@@ -259,36 +259,61 @@ pub(super) fn again(key: &Key) -> Option<Mount> {
 
 /// All of them: those in the mount table in its order, then those that have left it.
 pub(super) fn all() -> Result<Vec<Mount>, Failure> {
-    let table = mountinfo::read().map_err(|error| {
-        let text = format!("can't read the mount table (/proc/self/mountinfo): {error}");
-        Failure::new(ExitCode::System, text)
-    })?;
-    let fuse: Vec<&Entry> = table.iter().filter(|entry| entry.is_fuse()).collect();
-    // Side by side: each that does not answer takes seconds.
-    let mut mounts: Vec<Mount> = together(fuse, |entry| Mount::of(entry, &table));
-    let gone = || {
-        let owners = owners().into_iter();
-        let all = owners.flat_map(|owner| {
-            client::devices(owner)
-                .into_iter()
-                .map(move |it| (it, owner))
-        });
-        let known: Vec<DeviceNumber> = table.iter().map(|entry| entry.device).collect();
-        all.filter(|(device, _)| !known.contains(device)).collect()
-    };
-    mounts.extend(together(gone(), |(device, owner)| {
-        Mount::detached(device, owner)
-    }));
+    let table = table()?;
+    let mut mounts = in_table(&table, |_| true);
+    mounts.extend(detached(&table));
     Ok(mounts)
 }
 
-/// The one at `target`: the uppermost of loopfs there, or else one that was there and still serves open files.
+/// The one at `target`: the uppermost of loopfs there, or else one that was there and still serves open files. Of others
+/// nothing is asked, so that none that hangs is waited for.
 pub(super) fn at(target: &Path) -> Result<Option<Mount>, Failure> {
-    let mut mounts = all()?;
-    mounts.retain(|mount| mount.target.path() == target);
-    let last = mounts.iter().rposition(|mount| mount.entry.is_some());
-    let chosen = last.or(mounts.len().checked_sub(1));
-    Ok(chosen.map(|index| mounts.swap_remove(index)))
+    let table = table()?;
+    let uppermost = in_table(&table, |entry| entry.mount_point == target).pop();
+    Ok(uppermost.or_else(|| {
+        let mut detached = detached(&table).into_iter();
+        detached.rfind(|mount| mount.target.path() == target)
+    }))
+}
+
+/// Those that a lookup of `target` comes through.
+pub(super) fn on_the_way_to(target: &Path) -> Result<Vec<Mount>, Failure> {
+    let table = table()?;
+    let way: Vec<u64> = mountinfo::way(&table, target)
+        .iter()
+        .map(|entry| entry.id)
+        .collect();
+    Ok(in_table(&table, |entry| way.contains(&entry.id)))
+}
+
+fn table() -> Result<Vec<Entry>, Failure> {
+    mountinfo::read().map_err(|error| {
+        let text = format!("can't read the mount table (/proc/self/mountinfo): {error}");
+        Failure::new(ExitCode::System, text)
+    })
+}
+
+/// Those that are in the table and `wanted`, side by side: each that does not answer takes seconds.
+fn in_table(table: &[Entry], wanted: impl Fn(&Entry) -> bool) -> Vec<Mount> {
+    let fuse = table
+        .iter()
+        .filter(|entry| entry.is_fuse() && wanted(entry));
+    together(fuse.collect(), |entry| Mount::of(entry, table))
+}
+
+/// Those that have left the table and still serve open files.
+fn detached(table: &[Entry]) -> Vec<Mount> {
+    let owners = owners().into_iter();
+    let all = owners.flat_map(|owner| {
+        client::devices(owner)
+            .into_iter()
+            .map(move |it| (it, owner))
+    });
+    let known: Vec<DeviceNumber> = table.iter().map(|entry| entry.device).collect();
+    let gone = all.filter(|(device, _)| !known.contains(device));
+    together(gone.collect(), |(device, owner)| {
+        Mount::detached(device, owner)
+    })
 }
 
 /// The same where there has to be one.

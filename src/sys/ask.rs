@@ -7,14 +7,17 @@
 //! own, which holds nothing open but the object in question, and which may be left behind.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsString};
+use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::{Errno, Result};
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 /// What is asked.
@@ -26,6 +29,8 @@ pub enum Question<'a> {
     Attributes(BorrowedFd<'a>),
     /// The same of a directory, and can it be opened for reading?
     Directory(BorrowedFd<'a>),
+    /// What does the symlink at this path say? To be written to the pipe.
+    Link(&'a CStr, BorrowedFd<'a>),
 }
 
 /// How long a process that was given up may take to end, so that it leaves no zombie.
@@ -72,6 +77,21 @@ pub fn ask(
     asked
 }
 
+/// What the symlink at `path` says; `None` if that is not answered within `limit`.
+pub fn read_link(path: &CStr, limit: Duration) -> Result<Option<Result<OsString>>> {
+    // What is written fits into it, so nobody waits there.
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let answered = ask(Question::Link(path, writer.as_fd()), limit, || ())?;
+    drop(writer);
+    let told = || {
+        let mut text = Vec::new();
+        let read = std::fs::File::from(reader).read_to_end(&mut text);
+        read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        Ok(OsString::from_vec(text))
+    };
+    Ok(answered.map(|answer| answer.and_then(|()| told())))
+}
+
 /// Blocks every signal for this thread, and returns which were blocked before.
 fn block_signals() -> libc::sigset_t {
     let mut all = MaybeUninit::uninit();
@@ -94,7 +114,9 @@ fn restore_signals(before: &libc::sigset_t) {
 fn answer(question: Question<'_>) -> ! {
     let kept = match question {
         Question::Path(_) => None,
-        Question::Attributes(object) | Question::Directory(object) => Some(object.as_raw_fd()),
+        Question::Attributes(object) | Question::Directory(object) | Question::Link(_, object) => {
+            Some(object.as_raw_fd())
+        }
     };
     let code = match close_all_but(kept).and_then(|()| put(question)) {
         Ok(()) => 0,
@@ -117,6 +139,12 @@ fn put(question: Question<'_>) -> Result<()> {
             attributes(directory)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             rustix::fs::openat(directory, c".", flags, Mode::empty()).map(drop)
+        }
+        Question::Link(path, pipe) => {
+            // The kernel gives no longer one (`PATH_MAX`).
+            let mut space = [MaybeUninit::uninit(); 4096];
+            let (text, _) = rustix::fs::readlinkat_raw(CWD, path, &mut space)?;
+            rustix::io::write(pipe, text).map(drop)
         }
     }
 }
@@ -199,6 +227,14 @@ mod tests {
             ask(Question::Directory(file.as_fd()), LONG, || ()),
             Ok(Some(Err(Errno::NOTDIR)))
         );
+    }
+
+    #[test]
+    fn a_link_is_read() {
+        let link = |path| read_link(path, LONG).unwrap().unwrap();
+        assert_eq!(link(c"/proc/self/root"), Ok("/".into()));
+        assert_eq!(link(c"/proc"), Err(Errno::INVAL));
+        assert_eq!(link(c"/no/such"), Err(Errno::NOENT));
     }
 
     #[test]

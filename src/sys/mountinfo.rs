@@ -42,6 +42,19 @@ impl Entry {
         self.fs_type == "fuse" || self.fs_type.as_encoded_bytes().starts_with(b"fuse.")
     }
 
+    /// Whether somebody may have to answer for what is in it: a FUSE daemon, a server somewhere.
+    pub(crate) fn may_hang(&self) -> bool {
+        const IN_MEMORY_OR_ON_A_DEVICE: [&str; 8] = [
+            "tmpfs", "ramfs", "btrfs", "overlay", "zfs", "bcachefs", "rootfs", "devtmpfs",
+        ];
+        let is_known = || {
+            IN_MEMORY_OR_ON_A_DEVICE
+                .iter()
+                .any(|name| self.fs_type == *name)
+        };
+        self.is_fuse() || self.device.major == 0 && !is_known()
+    }
+
     /// Whether the file system has this option.
     pub(crate) fn has(&self, option: &str) -> bool {
         self.options.iter().any(|it| it == option)
@@ -63,16 +76,20 @@ pub(crate) fn parse(text: &[u8]) -> Vec<Entry> {
 /// The mount on which a lookup of `path` ends, seen from this process's root. What is mounted on a directory on the way hides
 /// all that was mounted below it before, under the same names.
 pub(crate) fn holding<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
-    let mut at = None;
+    way(entries, path).pop()
+}
+
+/// The mounts that a lookup of `path` comes through, in its order.
+pub(crate) fn way<'a>(entries: &'a [Entry], path: &Path) -> Vec<&'a Entry> {
+    let mut way = Vec::new();
     // Each step goes to another mount of a tree.
-    for _ in entries {
-        let next = first_crossed(entries, at, path);
-        if next.is_none() {
+    while way.len() < entries.len() {
+        let Some(next) = first_crossed(entries, way.last().copied(), path) else {
             break;
-        }
-        at = next;
+        };
+        way.push(next);
     }
-    at
+    way
 }
 
 /// The mount that a lookup of `path` comes to first from the root of `at`, or from this process's root.
@@ -191,6 +208,15 @@ mod tests {
     }
 
     #[test]
+    fn what_may_hang() {
+        let may_hang = |line| entry(line).may_hang();
+        assert!(may_hang(b"1 2 0:3 / /a rw - fuse.x t rw"));
+        assert!(may_hang(b"1 2 0:3 / /a rw - nfs4 t rw"));
+        assert!(!may_hang(b"1 2 0:3 / /a rw - tmpfs t rw"));
+        assert!(!may_hang(b"1 2 8:3 / /a rw - ext4 t rw"));
+    }
+
+    #[test]
     fn any_number_of_optional_fields() {
         let none = entry(b"1 2 0:3 / /a rw - fuse.loopfs /src rw");
         let three = entry(b"1 2 0:3 / /a rw shared:4 master:5 unbindable - fuse.loopfs /src rw");
@@ -252,6 +278,9 @@ mod tests {
         let source = |path: &str| holding(&table, Path::new(path)).unwrap().source.clone();
         assert_eq!(source("/a/b/c"), "way");
         assert_eq!(source("/a/b/c/d"), "seen");
+        let on_the_way = way(&table, Path::new("/a/b/c/d/e"));
+        let on_the_way: Vec<_> = on_the_way.iter().map(|entry| &entry.source).collect();
+        assert_eq!(on_the_way, ["r", "way", "seen"]);
         // Of a root that is no mount's, what is mounted below it is all that is listed.
         let chroot = parse(b"2 1 0:2 / /a rw - tmpfs low rw\n3 2 0:3 / /a/b rw - tmpfs top rw");
         assert_eq!(holding(&chroot, Path::new("/a/b/c")).unwrap().source, "top");

@@ -268,6 +268,12 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     ),
     said(
         System,
+        "can't unmount: a mount that lies on the way there does not answer: end its daemon or let it go on first \
+         ('loopfs doctor' shows which)",
+        "|MNT| lies in another mount, whose daemon is stopped or hangs; whoever went there would hang as well.",
+    ),
+    said(
+        System,
         "something was mounted over the mount at the moment of the unmount and was unmounted in its place",
         "Mount that again.",
     ),
@@ -324,6 +330,12 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         MountFailed,
         "SRC '|PATH|' can't be opened: |REASON|: serve it as a user who may read it",
         "loopfs has the rights of who starts it.",
+    ),
+    said(
+        MountFailed,
+        "MNT '|PATH|': the mount on the way to it (|PLACE|) did not answer within |N| seconds: 'loopfs doctor' shows what \
+         helps",
+        "The daemon of that mount, or a server, is stopped or hangs. With `loopfs doctor` and |PATH| behind it only those          mounts are looked at.",
     ),
     said(
         MountFailed,
@@ -450,6 +462,11 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         MountFailed,
         "can't remount |MNT|: |REASON|: files are open for writing: close them first (fuser -vm shows whose)",
         "Only then it can become read-only.",
+    ),
+    said(
+        MountFailed,
+        "can't remount |MNT|: |REASON|: a mount on the way there does not answer ('loopfs doctor' shows which)",
+        "|MNT| lies in another mount, whose daemon is stopped or hangs.",
     ),
     said(
         MountFailed,

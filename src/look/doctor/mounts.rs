@@ -20,13 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Of all mounts, or of what is or is to be at `target`.
 pub(super) fn findings(target: Option<&Path>) -> Result<Vec<Finding>, Failure> {
-    Ok(match target {
-        None => mounts::all()?.iter().flat_map(of).collect(),
-        Some(target) => match mounts::at(target)? {
-            Some(mount) => of(&mount),
-            None => vec![place(target)],
-        },
-    })
+    let Some(target) = target else {
+        return Ok(mounts::all()?.iter().flat_map(of).collect());
+    };
+    if let Some(mount) = mounts::at(target)? {
+        return Ok(of(&mount));
+    }
+    let way = mounts::on_the_way_to(target)?;
+    let states = way.iter().map(state);
+    // Who is wrong is in the way of everybody who goes there.
+    let wrong = states.filter(|it| it.verdict == Verdict::Wrong);
+    Ok(std::iter::once(place(target)).chain(wrong).collect())
 }
 
 fn of(mount: &Mount) -> Vec<Finding> {
@@ -149,20 +153,11 @@ fn source(mount: &Mount) -> Option<Finding> {
     }
 }
 
-/// Whether somebody has to answer for what is at `path`.
+/// Whether somebody has to answer for what is at `path`, or for a directory on the way to it.
 fn may_hang(path: &Path) -> bool {
     let table = mountinfo::read().unwrap_or_default();
-    let holding = mountinfo::holding(&table, path);
-    holding.is_none_or(|entry| entry.is_fuse() || entry.device.major == 0 && !is_known(entry))
-}
-
-/// Those without a device that are in memory, or on one all the same.
-fn is_known(entry: &mountinfo::Entry) -> bool {
-    [
-        "tmpfs", "ramfs", "btrfs", "overlay", "zfs", "bcachefs", "rootfs", "devtmpfs",
-    ]
-    .iter()
-    .any(|name| entry.fs_type == *name)
+    let way = mountinfo::way(&table, path);
+    way.is_empty() || way.iter().any(|entry| entry.may_hang())
 }
 
 /// Asked by a process of its own, with a limit; `None` if there is no answer.
