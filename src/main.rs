@@ -6,7 +6,7 @@ use std::process;
 use loopfs::cli::{Asked, Cli, Environment};
 use loopfs::config::{Supervise, Task};
 use loopfs::exit::{ExitCode, Failure};
-use loopfs::supervise::Supervisor;
+use loopfs::supervise::{Succession, Supervisor};
 use loopfs::{attach, daemon, logging, look, mount, supervise};
 
 fn main() -> process::ExitCode {
@@ -29,6 +29,11 @@ fn run() -> Result<ExitCode, Failure> {
         // The supervisor tells what went wrong, and ends with the same status.
         let result = mount::serve_under(*cli, &supervisor);
         return Ok(result.unwrap_or_else(|failure| failure.code));
+    }
+    if let Some(succession) = Succession::of_this_process()? {
+        // This process is where it belongs, and has told whoever waited that the mount can be used, as another program.
+        let config = cli.resolve_again(&Environment::current(), succession.paths())?;
+        return supervise::go_on(&config, succession);
     }
     cli.enter_namespace()?;
     let config = cli.resolve(&Environment::current())?;

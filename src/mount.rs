@@ -31,7 +31,7 @@ use crate::loopback::Loopback;
 use crate::observe::{Counters, Outcome};
 use crate::service::{Service, View};
 use crate::socket;
-use crate::supervise::{Duty, Estate, Inheritance, Legacy, Supervisor};
+use crate::supervise::{self, Duty, Estate, Inheritance, Legacy, Supervisor};
 use crate::survive::{State, Survival, Unreadable};
 use crate::sync::{Arc, OnceLock};
 use crate::sys;
@@ -207,6 +207,9 @@ fn go_on(
     root: &OwnedFd,
     inheritance: Inheritance,
 ) -> Result<Running, Failure> {
+    if let Some(record) = &inheritance.succession {
+        supervise::could_go_on_with(record)?;
+    }
     let attachment = Attachment::take_over(inheritance.attachment)
         .ok_or_else(|| Failure::new(ExitCode::Internal, "can't tell which mount it is"))?;
     let attachment = Arc::new(attachment);

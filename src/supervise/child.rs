@@ -34,6 +34,8 @@ pub struct Supervisor {
     link: Arc<Link>,
     /// It has been told that this process serves.
     ready: Arc<AtomicBool>,
+    /// Should it be killed, another one goes on.
+    stored: Arc<AtomicBool>,
     /// Who waits to hear why there is no upgrade.
     upgrading: Arc<Mutex<Option<mpsc::Sender<String>>>>,
 }
@@ -56,6 +58,8 @@ pub struct Inheritance {
     pub attachment: Handover,
     /// What it is served by.
     pub legacy: Legacy,
+    /// What this program has to understand as well, if the supervisor is to become the same: see [`super::could_go_on_with`].
+    pub succession: Option<OwnedFd>,
 }
 
 /// What a mount is served by, whoever does it.
@@ -123,6 +127,7 @@ impl Supervisor {
         Ok(Some(Self {
             link: Arc::new(Link::of(socket)),
             ready: Arc::default(),
+            stored: Arc::default(),
             upgrading: Arc::default(),
         }))
     }
@@ -136,7 +141,11 @@ impl Supervisor {
     fn hear_duty(&self) -> io::Result<Duty> {
         match self.hear()? {
             Order::Begin(place) => Ok(duty(place, None)),
-            Order::Resume { place, mounted } => {
+            Order::Resume {
+                place,
+                mounted,
+                succession,
+            } => {
                 let terms = Terms::from_record(&mounted.terms).ok_or_else(garbled)?;
                 let inheritance = Inheritance {
                     attachment: Handover {
@@ -149,6 +158,7 @@ impl Supervisor {
                         covered: mounted.covered,
                         memory: mounted.memory,
                     },
+                    succession,
                 };
                 Ok(duty(place, Some(inheritance)))
             }
@@ -182,8 +192,10 @@ impl Supervisor {
                 Order::Go {
                     state,
                     draining_for,
+                    stored,
                     kept,
                 } => {
+                    self.stored.store(stored, Ordering::Relaxed);
                     let kept = (0..kept).map(|_| match self.hear()? {
                         Order::Kept(number, descriptor) => Ok((number, descriptor)),
                         other => Err(unexpected(&other)),
@@ -240,6 +252,7 @@ impl Supervisor {
                                 break;
                             }
                         }
+                        Order::Stored => it.stored.store(true, Ordering::Relaxed),
                         Order::GoOn(why) => {
                             gate.let_go();
                             if let Some(waits) = lock(&it.upgrading).take() {

@@ -13,7 +13,7 @@ use crate::lifecycle::State;
 use crate::record::{Reader, Writer};
 
 /// Of what is said here; another one is not understood.
-pub(crate) const VERSION: &str = "1";
+pub(crate) const VERSION: &str = "2";
 
 /// From the process that serves.
 #[derive(Debug)]
@@ -48,16 +48,25 @@ pub(crate) enum Order {
     /// Make the mount and serve it.
     Begin(Place),
     /// Get ready to serve a mount that is there.
-    Resume { place: Place, mounted: Mounted },
+    Resume {
+        place: Place,
+        mounted: Mounted,
+        /// For another program: what the supervisor would leave to it, which it has to understand as well.
+        succession: Option<OwnedFd>,
+    },
     /// A descriptor that was kept by this number.
     Kept(u64, OwnedFd),
     /// Serve what you got ready for: whoever served it is dead.
     Go {
         state: State,
         draining_for: Duration,
+        /// As [`Order::Stored`].
+        stored: bool,
         /// How many descriptors follow, each in an [`Order::Kept`].
         kept: u64,
     },
+    /// Should the supervisor be killed, another one goes on.
+    Stored,
     /// Answer what is being served, and hold up what comes.
     Pause,
     /// Go on after all: nobody takes over, for this reason.
@@ -240,10 +249,16 @@ impl Order {
                 descriptors.push(&place.root);
                 place.write(kind(0))
             }
-            Self::Resume { place, mounted } => {
+            Self::Resume {
+                place,
+                mounted,
+                succession,
+            } => {
                 descriptors.push(&place.root);
                 descriptors.extend(mounted.descriptors());
-                mounted.write(place.write(kind(1)))
+                descriptors.extend(succession);
+                let writer = mounted.write(place.write(kind(1)));
+                writer.number(u8::from(succession.is_some()))
             }
             Self::Kept(number, descriptor) => {
                 descriptors.push(descriptor);
@@ -252,16 +267,19 @@ impl Order {
             Self::Go {
                 state,
                 draining_for,
+                stored,
                 kept,
             } => {
                 let millis = u64::try_from(draining_for.as_millis()).unwrap_or(u64::MAX);
                 kind(3)
                     .bytes(&state.to_record())
                     .number(millis)
+                    .number(u8::from(*stored))
                     .number(*kept)
             }
             Self::Pause => kind(4),
             Self::GoOn(why) => kind(5).bytes(why.as_bytes()),
+            Self::Stored => kind(6),
         };
         (writer.done(), descriptors)
     }
@@ -275,15 +293,21 @@ impl Order {
             1 => Self::Resume {
                 place: Place::read(&mut reader, &mut descriptors)?,
                 mounted: Mounted::read(&mut reader, &mut descriptors)?,
+                succession: match reader.number()? {
+                    0_u8 => None,
+                    _ => Some(descriptors.next()?),
+                },
             },
             2 => Self::Kept(reader.number()?, descriptors.next()?),
             3 => Self::Go {
                 state: State::from_record(reader.bytes()?)?,
                 draining_for: Duration::from_millis(reader.number()?),
+                stored: reader.number::<u8>()? != 0,
                 kept: reader.number()?,
             },
             4 => Self::Pause,
             5 => Self::GoOn(text(&mut reader)?),
+            6 => Self::Stored,
             _ => return None,
         };
         reader.is_done().then_some(order)
@@ -375,15 +399,23 @@ mod tests {
             Order::Resume {
                 place: place(),
                 mounted: mounted(true),
+                succession: None,
+            },
+            Order::Resume {
+                place: place(),
+                mounted: mounted(true),
+                succession: Some(descriptor()),
             },
             Order::Kept(1, descriptor()),
             Order::Go {
                 state: State::Serving,
                 draining_for: Duration::from_millis(1500),
+                stored: true,
                 kept: 3,
             },
             Order::Pause,
             Order::GoOn("why".into()),
+            Order::Stored,
         ];
         for order in orders {
             let heard = Order::of(sent(order.parcel())).unwrap();

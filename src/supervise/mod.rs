@@ -7,8 +7,10 @@
 //! notice a pause.
 //!
 //! - [`Supervisor`] (in `child`): the parent as the serving process sees it;
-//! - [`run`] (here): the parent; `process`: one child of it; `pace`: how soon a dead one is followed;
-//! - `link`, `message`: how the two talk.
+//! - [`run`], [`go_on`] (here): the parent; `process`: one child of it; `pace`: how soon a dead one is followed; `upgrade`: how
+//!   another program takes over;
+//! - `link`, `message`: how the two talk;
+//! - [`Succession`]: what one supervisor leaves to the next, which may be the same process with another program.
 //!
 //! Every end is still one path, and the child walks it: signals to the supervisor are handed on. Only where no child is left
 //! to do it (too many crashes, one that was killed while it cut the connection, another program on the disk that can't go on) the
@@ -19,6 +21,8 @@ mod link;
 mod message;
 mod pace;
 mod process;
+mod succession;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -37,6 +41,7 @@ use crate::lifecycle::State;
 use crate::sys::process::SignalQueue;
 
 pub use child::{Duty, Estate, Inheritance, Legacy, Supervisor, Turn};
+pub use succession::{Succession, could_go_on_with};
 
 use message::{Mounted, Order, Place, Report};
 use pace::{Death, Next, Pace};
@@ -48,22 +53,13 @@ const FORWARDED: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
 /// The program that runs as this process, whatever lies at its path by now.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// How long a program may take to get ready to go on before it is taken for one that can't.
-const GETS_READY: Duration = Duration::from_secs(10);
-/// How long the one before it may take to answer what it has taken up; what is left comes again.
-const ANSWERS: Duration = Duration::from_secs(6);
-
 /// Has a child make the mount and serve it, and others after it if it dies. `ready` is told once the mount can be used.
 pub fn run(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
-    let signals =
-        SignalQueue::open(&FORWARDED).map_err(|error| system("can't hold back signals", &error))?;
-    // Each keeps what has no name any more.
-    let _ = crate::sys::fs::raise_file_limit();
+    let signals = begin()?;
     let place = place(config)?;
-    let cant_start = |error| system("can't start the process that serves", &error);
-    let program = Program::at(Path::new(OURSELVES)).map_err(cant_start)?;
-    let process = program.start().map_err(cant_start)?;
-    let mut keeper = Keeper {
+    let program = Program::at(Path::new(OURSELVES)).map_err(|error| cant_start(&error))?;
+    let process = program.start().map_err(|error| cant_start(&error))?;
+    let keeper = Keeper {
         ready: Some(ready),
         signals,
         place,
@@ -79,11 +75,76 @@ pub fn run(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
         died: None,
         asked: 0,
     };
-    loop {
-        if let Some(end) = keeper.attend() {
-            return end;
-        }
-    }
+    keeper.until_the_end()
+}
+
+/// Goes on with a mount that had another supervisor.
+pub fn go_on(config: &Config, succession: Succession) -> Result<ExitCode, Failure> {
+    let signals = begin()?;
+    // What the kernel calls it is a descriptor's number.
+    let _ = rustix::thread::set_name(c"loopfs");
+    let Succession {
+        place,
+        mounted,
+        state,
+        drains_since,
+        deaths,
+        kept,
+        child,
+        ..
+    } = succession;
+    let attachment = taken_over(&mounted)
+        .ok_or_else(|| Failure::new(ExitCode::Internal, "can't tell which mount it is"))?;
+    let mount = Mount {
+        mounted,
+        attachment,
+    };
+    let program = Program::at(Path::new(OURSELVES)).map_err(|error| cant_start(&error))?;
+    let process = child
+        .map_or_else(|| program.start(), Ok)
+        .map_err(|error| cant_start(&error))?;
+    log::info!(
+        "{} is kept by {}, version {}, from now on",
+        place.target.display(),
+        program.path().display(),
+        env!("CARGO_PKG_VERSION")
+    );
+    let keeper = Keeper {
+        ready: None,
+        signals,
+        place,
+        process,
+        program,
+        earlier: None,
+        upgrade: false,
+        mount: Some(mount),
+        kept,
+        state,
+        drains_since,
+        pace: Pace::after(config.restart.limit, deaths),
+        died: None,
+        asked: 0,
+    };
+    keeper.until_the_end()
+}
+
+fn begin() -> Result<SignalQueue, Failure> {
+    let signals =
+        SignalQueue::open(&FORWARDED).map_err(|error| system("can't hold back signals", &error))?;
+    // Each keeps what has no name any more.
+    let _ = crate::sys::fs::raise_file_limit();
+    Ok(signals)
+}
+
+fn cant_start(error: &io::Error) -> Failure {
+    system("can't start the process that serves", error)
+}
+
+fn taken_over(mounted: &Mounted) -> Option<Attachment> {
+    Attachment::take_over(Handover {
+        record: mounted.attachment.clone(),
+        abort: mounted.abort.as_ref().and_then(|it| it.try_clone().ok()),
+    })
 }
 
 fn place(config: &Config) -> Result<Place, Failure> {
@@ -140,6 +201,14 @@ struct Mount {
 }
 
 impl Keeper {
+    fn until_the_end(mut self) -> End {
+        loop {
+            if let Some(end) = self.attend() {
+                return end;
+            }
+        }
+    }
+
     /// Waits until something happens, and does what is to be done about it.
     fn attend(&mut self) -> Option<End> {
         let (spoke, died, signalled) = self.wait();
@@ -201,21 +270,15 @@ impl Keeper {
                     self.process.kill();
                 }
             }
-            Report::Made(mounted) => {
-                let handover = Handover {
-                    record: mounted.attachment.clone(),
-                    abort: mounted.abort.as_ref().and_then(|it| it.try_clone().ok()),
-                };
-                match Attachment::take_over(handover) {
-                    Some(attachment) => {
-                        self.mount = Some(Mount {
-                            mounted,
-                            attachment,
-                        });
-                    }
-                    None => self.process.kill(),
+            Report::Made(mounted) => match taken_over(&mounted) {
+                Some(attachment) => {
+                    self.mount = Some(Mount {
+                        mounted,
+                        attachment,
+                    });
                 }
-            }
+                None => self.process.kill(),
+            },
             Report::Prepared => {
                 if let Err(error) = self.give_word() {
                     log::error!("the process that is to serve can't be told so: {error}");
@@ -250,6 +313,7 @@ impl Keeper {
         self.process.tell(&Order::Resume {
             place,
             mounted: mount.mounted.try_clone()?,
+            succession: None,
         })
     }
 
@@ -260,6 +324,7 @@ impl Keeper {
             draining_for: self
                 .drains_since
                 .map_or(Duration::ZERO, |since| since.elapsed()),
+            stored: false,
             kept: self.kept.len() as u64,
         })?;
         for (number, descriptor) in &self.kept {
@@ -269,86 +334,12 @@ impl Keeper {
         Ok(())
     }
 
-    /// Has the program that lies on the disk by now go on, if it can; the one that serves does if not, and is told why.
-    fn upgrade(&mut self) -> Option<End> {
-        let (program, process) = match self.get_ready() {
-            Ok(ready) => ready,
-            Err(why) => {
-                log::warn!("no upgrade: {why}");
-                // That it is dead is heard otherwise.
-                let _ = self.process.tell(&Order::GoOn(why));
-                return None;
-            }
-        };
-        let _ = self.process.tell(&Order::Pause);
-        let end = Instant::now() + ANSWERS;
-        while self.process.is_connected() && !self.process.has_paused() && Instant::now() < end {
-            self.process.wait_for_word(end);
-            if let Some(over) = self.listen() {
-                return Some(over);
-            }
-        }
-        self.died = Some(Instant::now());
-        self.process.kill();
-        let last = self.process.reap();
-        if let Some(over) = self.listen() {
-            return Some(over);
-        }
-        if let Err(error) = last {
-            return Some(Err(system("lost the process that serves", &error)));
-        }
-        if let Some(Report::Ended { code, .. }) = self.process.take_last_word() {
-            process.kill();
-            return Some(Ok(code));
-        }
-        self.earlier = Some(std::mem::replace(&mut self.program, program));
-        self.process = process;
-        if let Err(error) = self.give_word() {
-            log::error!("the process that is to serve can't be told so: {error}");
-            self.process.kill();
-        }
-        None
-    }
-
-    /// A child that runs the program on the disk and is ready to take over; or why there is none.
-    fn get_ready(&mut self) -> Result<(Program, Process), String> {
-        if !self.process.serves() {
-            return Err("nobody serves the mount right now".to_owned());
-        }
-        let Some(mount) = self
-            .mount
-            .as_ref()
-            .filter(|mount| mount.mounted.restartable)
-        else {
-            return Err(
-                "no other process can go on with this mount, as was said at the start".to_owned(),
-            );
-        };
-        let path = self.program.path();
-        let failed = |error: io::Error| format!("{} can't be started: {error}", path.display());
-        let program = Program::at(&path).map_err(failed)?;
-        let mut process = program.start().map_err(failed)?;
-        let order = Order::Resume {
-            place: self.place.try_clone().map_err(failed)?,
-            mounted: mount.mounted.try_clone().map_err(failed)?,
-        };
-        let ready = prepare(&mut process, &order);
-        match ready {
-            Ok(()) => Ok((program, process)),
-            Err(why) => {
-                process.kill();
-                // It is dead, so this waits for nothing.
-                let _ = process.reap();
-                Err(format!("{} can't go on: {why}", path.display()))
-            }
-        }
-    }
-
     /// The child serves.
     fn serves(&mut self) -> Option<End> {
         self.process.serves_now();
         self.asked = 0;
-        if self.earlier.take().is_some() {
+        let is_upgraded = self.earlier.take().is_some();
+        if is_upgraded {
             log::info!(
                 "{} is served by {} from now on, process {}",
                 self.place.target.display(),
@@ -362,6 +353,9 @@ impl Keeper {
                 self.place.target.display(),
                 died.elapsed().as_millis()
             );
+        }
+        if is_upgraded {
+            self.upgrade_itself();
         }
         let ready = self.ready.take()?;
         log::info!(
@@ -523,33 +517,6 @@ impl Keeper {
         }
         attachment.remove_made_target();
     }
-}
-
-/// Has `process` get ready to take over.
-fn prepare(process: &mut Process, order: &Order) -> Result<(), String> {
-    let end = Instant::now() + GETS_READY;
-    while Instant::now() < end {
-        process.wait_for_word(end);
-        while let Some(report) = process.heard() {
-            match report {
-                Report::Up => {
-                    process.is_up_now();
-                    process.tell(order).map_err(|error| error.to_string())?;
-                }
-                Report::Prepared => return Ok(()),
-                Report::Refused(why) => return Err(why),
-                Report::Ended { message, .. } => return Err(message),
-                other => return Err(format!("it says {other:?}")),
-            }
-        }
-        if !process.is_connected() {
-            return Err("it ended, and did not say why: the log may".to_owned());
-        }
-    }
-    Err(format!(
-        "it was not ready within {} s",
-        GETS_READY.as_secs()
-    ))
 }
 
 fn describe(status: WaitStatus) -> String {

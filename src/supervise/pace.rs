@@ -43,10 +43,20 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(limit: RestartLimit) -> Self {
+        Self::after(limit, Vec::new())
+    }
+
+    /// That knows of earlier deaths.
+    pub(crate) fn after(limit: RestartLimit, deaths: Vec<(Instant, Death)>) -> Self {
         Self {
             limit,
-            deaths: VecDeque::new(),
+            deaths: deaths.into(),
         }
+    }
+
+    /// The deaths that it knows of, the oldest first.
+    pub(crate) fn deaths(&self) -> Vec<(Instant, Death)> {
+        self.deaths.iter().copied().collect()
     }
 
     /// Somebody died.
@@ -102,6 +112,16 @@ mod tests {
             assert_eq!(pace.died(Death::Killed, now), Next::After(Duration::ZERO));
         }
         assert_eq!(pace.died(Death::Killed, now), Next::GiveUp);
+    }
+
+    #[test]
+    fn deaths_that_another_one_saw_count() {
+        let mut pace = Pace::new(RestartLimit::Times(2));
+        let now = Instant::now();
+        pace.died(Death::Killed, now);
+        pace.died(Death::Killed, now);
+        let mut next = Pace::after(RestartLimit::Times(2), pace.deaths());
+        assert_eq!(next.died(Death::Killed, now), Next::GiveUp);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One child of the supervisor: started with a socket as its standard input, held by a pidfd, heard until it is dead.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,13 +12,16 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, pidfd_open,
+    pidfd_send_signal, waitid, waitpid,
 };
 
 use super::child::VARIABLE;
 use super::link::Link;
 use super::message::{Order, Report, VERSION};
+use super::succession;
 use crate::sys::fs::ProcPath;
+use crate::sys::process::become_program;
 
 /// A child.
 #[derive(Debug)]
@@ -65,6 +68,14 @@ impl Program {
         self.path.clone()
     }
 
+    /// Has this process run it, with the arguments that it has, and with that variable. Returns if that can't be.
+    pub(crate) fn take_this_process(&self, (name, value): (&str, OsString)) -> io::Error {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        let others = std::env::vars_os().filter(|(it, _)| it != name && !is_for_this_process(it));
+        let variables: Vec<_> = others.chain([(name.into(), value)]).collect();
+        become_program(self.file.as_fd(), &arguments, &variables)
+    }
+
     /// Starts it with this process's own arguments.
     pub(crate) fn start(&self) -> io::Result<Process> {
         let (link, theirs) = Link::pair()?;
@@ -76,9 +87,11 @@ impl Program {
         command
             .args(arguments)
             .env(VARIABLE, VERSION)
-            // It is meant for this process, and the child is to answer for it.
-            .env_remove("WATCHDOG_PID")
+            .env_remove(succession::VARIABLE)
             .stdin(Stdio::from(theirs.into_socket()));
+        for name in FOR_THIS_PROCESS {
+            command.env_remove(name);
+        }
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
         // Its number can't come to mean another process before it is reaped, which only `reap` does.
@@ -94,7 +107,31 @@ impl Program {
     }
 }
 
+/// Variables by which systemd tells this process something: one that follows it must not take them for its own. The watchdog's
+/// is the child's, without the number of this one.
+const FOR_THIS_PROCESS: [&str; 4] = ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+fn is_for_this_process(name: &OsStr) -> bool {
+    FOR_THIS_PROCESS.iter().any(|it| name == *it)
+}
+
 impl Process {
+    /// A child of this process, from when that ran another program. It serves.
+    pub(crate) fn again(pid: Pid, link: Link) -> io::Result<Self> {
+        // An error for what is not a child of this process. A dead one stays to be heard of.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), look)?;
+        let life = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Self {
+            pid,
+            life,
+            link,
+            connected: true,
+            stage: Stage::Serving,
+            last_word: None,
+        })
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }

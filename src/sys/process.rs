@@ -3,13 +3,13 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
 use std::ptr;
 
@@ -64,6 +64,43 @@ pub fn fork() -> io::Result<Fork> {
         -1 => Err(io::Error::last_os_error()),
         child => Ok(Pid::from_raw(child).map_or(Fork::Child, Fork::Parent)),
     }
+}
+
+/// Has this process run `program` from now on, whatever lies at its path, with these arguments and variables. Returns if that can't be,
+/// and nothing has changed then. Signals that are held back stay so, and those that wait go on waiting.
+#[must_use]
+pub fn become_program(
+    program: BorrowedFd<'_>,
+    arguments: &[OsString],
+    variables: &[(OsString, OsString)],
+) -> io::Error {
+    let argument = |it: &OsString| CString::new(it.as_bytes());
+    let variable = |(name, value): &(OsString, OsString)| {
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
+    };
+    let arguments: Result<Vec<_>, _> = arguments.iter().map(argument).collect();
+    let variables: Result<Vec<_>, _> = variables.iter().map(variable).collect();
+    let (Ok(arguments), Ok(variables)) = (arguments, variables) else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        let strings = strings.iter().map(|it| it.as_ptr());
+        strings.chain([ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(&arguments), pointers(&variables));
+    // SAFETY: each string ends with NUL, each array with a null pointer, and all live longer than the call, which
+    // changes nothing in them.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
 }
 
 /// Signals that wait to be read from an fd instead of acting on this process.

@@ -3,19 +3,23 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Pid;
 
 use super::supervised::Supervised;
-use crate::common::process::Watched;
+use crate::common::process::{Watched, eventually};
 use crate::common::{Finished, LIMIT, Mount, Signal, TestEnv, run};
 
 /// A mount served by a copy of the program, which can be replaced.
-fn start() -> (Supervised, PathBuf) {
+fn start(options: &[&str]) -> (Supervised, PathBuf) {
     let env = TestEnv::new();
     let program = env.public_binary();
     let mut command = std::process::Command::new(&program);
     command
         .args(["-f", "--supervise"])
+        .args(options)
         .arg(env.src())
         .arg(env.mnt())
         .env("RUST_LOG", "warn,loopfs=info,fuser::reply=off")
@@ -38,7 +42,7 @@ fn upgrade(mount: &Supervised) -> Finished {
 
 #[test]
 fn the_program_on_the_disk_goes_on_and_files_stay_open() {
-    let (mount, program) = start();
+    let (mount, program) = start(&[]);
     let mut file = File::options()
         .read(true)
         .write(true)
@@ -68,9 +72,201 @@ fn the_program_on_the_disk_goes_on_and_files_stay_open() {
     mount.into_mount().finish();
 }
 
+/// The program that a process runs, as the kernel names it: of one that was replaced it says so.
+fn runs(pid: Pid) -> PathBuf {
+    fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).unwrap()
+}
+
+#[track_caller]
+fn wait_for_both_to_run(program: &Path, mount: &Supervised) {
+    eventually("both run the new program", LIMIT, || {
+        runs(mount.pid()) == program && runs(mount.child().pid) == program
+    });
+    let name = format!("/proc/{}/comm", mount.pid().as_raw_nonzero());
+    eventually("its name is its own", LIMIT, || {
+        fs::read_to_string(&name).unwrap() == "loopfs\n"
+    });
+}
+
+/// Both processes run the new program, the first one as the same process; and it does what a supervisor does.
+#[test]
+fn the_supervisor_is_replaced_too_and_stays_the_same_process() {
+    let (mount, program) = start(&[]);
+    let mut file = File::create_new(mount.path("f")).unwrap();
+    let descriptors = || {
+        fs::read_dir(format!("/proc/{}/fd", mount.pid().as_raw_nonzero()))
+            .unwrap()
+            .count()
+    };
+    let mut before = None;
+    for round in 1..=3_usize {
+        replace(&program, crate::common::env::LOOPFS);
+        assert_ne!(runs(mount.pid()), program, "it has not been replaced yet");
+        file.write_all(b"x").unwrap();
+        upgrade(&mount).success();
+        wait_for_both_to_run(&program, &mount);
+        eventually("it says so", LIMIT, || {
+            mount.log().matches("is kept by").count() == round
+        });
+        // Who is killed is followed, as before.
+        mount.kill_child();
+        file.write_all(b"y").unwrap();
+        assert_eq!(fs::read(mount.source("f")).unwrap(), b"xy".repeat(round));
+        // Nothing is left over from one program to the next.
+        let now = descriptors();
+        assert_eq!(*before.get_or_insert(now), now);
+    }
+    drop(file);
+    mount.into_mount().finish();
+}
+
+/// What a supervisor keeps is kept by the next one: a file without a name, which nobody else has open in SRC.
+#[test]
+fn what_was_kept_is_kept_by_the_new_program() {
+    let (mount, program) = start(&["--io", "direct"]);
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(mount.path("f"))
+        .unwrap();
+    file.write_all(b"no name").unwrap();
+    fs::remove_file(mount.path("f")).unwrap();
+    replace(&program, crate::common::env::LOOPFS);
+    upgrade(&mount).success();
+    wait_for_both_to_run(&program, &mount);
+    mount.kill_child();
+    let mut content = String::new();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    file.read_to_string(&mut content).unwrap();
+    assert_eq!(content, "no name");
+    drop(file);
+    mount.into_mount().finish();
+}
+
+/// Signals and unmounts end what was upgraded, and a supervisor that is killed takes its child along.
+#[test]
+fn what_was_upgraded_ends_as_before() {
+    let upgraded = || {
+        let (mount, program) = start(&[]);
+        replace(&program, crate::common::env::LOOPFS);
+        upgrade(&mount).success();
+        wait_for_both_to_run(&program, &mount);
+        mount
+    };
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mount = upgraded();
+        mount.signal(signal);
+        mount.into_mount().ended();
+    }
+    let mount = upgraded();
+    mount.unmount_with("umount", &[]);
+    mount.into_mount().ended();
+    let mount = upgraded();
+    let child = mount.child();
+    let env = mount.into_mount().kill();
+    assert!(child.wait_end(LIMIT), "the child stays");
+    env.assert_clean();
+}
+
+/// A signal that comes while one program follows the other is not lost.
+#[test]
+fn a_signal_during_an_upgrade_is_heard() {
+    for delay in 0..6 {
+        let (mount, program) = start(&[]);
+        replace(&program, crate::common::env::LOOPFS);
+        let mut command = mount.loopfs(["upgrade"]);
+        command.arg(mount.mnt());
+        let asks = std::thread::spawn(move || run(&mut command, LIMIT));
+        let supervisor = Watched::new(mount.pid()).unwrap();
+        assert!(!supervisor.wait_end(Duration::from_millis(delay * 40)));
+        mount.signal(Signal::TERM);
+        // Whether it was heard before or after it.
+        asks.join().unwrap();
+        mount.into_mount().ended();
+    }
+}
+
+/// The limit of restarts counts on, and so does a drain.
+#[test]
+fn deaths_before_an_upgrade_count_after_it() {
+    let (mount, program) = start(&["--restart-limit", "3"]);
+    mount.kill_child();
+    mount.kill_child();
+    replace(&program, crate::common::env::LOOPFS);
+    upgrade(&mount).success();
+    wait_for_both_to_run(&program, &mount);
+    mount.kill_child();
+    mount.child().signal(Signal::KILL);
+    let (env, status, log) = mount.into_mount().ended_somehow();
+    assert_eq!(status.unwrap().code(), Some(4), "{log}");
+    assert!(log.contains("dies again and again"), "{log}");
+    env.assert_clean();
+}
+
+/// A program that serves as this one does, and would not understand what the supervisor leaves to it.
+fn of_another_edition(program: &Path) {
+    const OURS: &[u8] = b"what a supervisor of loopfs leaves, edition 1";
+    let mut bytes = fs::read(crate::common::env::LOOPFS).unwrap();
+    let places: Vec<usize> = (0..bytes.len() - OURS.len())
+        .filter(|&at| bytes[at..].starts_with(OURS))
+        .collect();
+    assert!(!places.is_empty(), "the edition is not found");
+    for place in places {
+        bytes[place + OURS.len() - 1] = b'2';
+    }
+    let new = program.with_extension("new");
+    fs::copy(program, &new).unwrap();
+    fs::write(&new, bytes).unwrap();
+    fs::rename(&new, program).unwrap();
+}
+
+#[test]
+fn a_program_that_cant_take_the_supervisors_place_changes_nothing() {
+    let (mount, program) = start(&[]);
+    let mut file = File::create_new(mount.path("f")).unwrap();
+    let (before, child) = (runs(mount.pid()), mount.child().pid);
+    of_another_edition(&program);
+    let failed = upgrade(&mount);
+    assert_eq!(failed.code(), 2, "{failed:?}");
+    assert!(
+        failed.stderr.contains("can't take the supervisor's place"),
+        "{failed:?}"
+    );
+    assert_eq!(mount.child().pid, child);
+    file.write_all(b"x").unwrap();
+    mount.kill_child();
+    file.write_all(b"y").unwrap();
+    let old = PathBuf::from(format!("{} (deleted)", before.display()));
+    assert_eq!(runs(mount.pid()), old);
+    // One that can is taken afterwards.
+    replace(&program, crate::common::env::LOOPFS);
+    upgrade(&mount).success();
+    wait_for_both_to_run(&program, &mount);
+    drop(file);
+    assert_eq!(fs::read(mount.source("f")).unwrap(), b"xy");
+    mount.into_mount().finish();
+}
+
+/// Whoever sets the variable by hand is told so, whatever it says.
+#[test]
+fn what_no_supervisor_has_left_is_refused() {
+    let env = TestEnv::new();
+    for value in ["", "x", "-1", "0", "3", "99", "1000000"] {
+        let mut command = env.loopfs(["-f", "--supervise"]);
+        command
+            .arg(env.src())
+            .arg(env.mnt())
+            .env("LOOPFS_SUCCESSION", value);
+        let (code, line) = env.refused_by(&mut command);
+        assert_eq!(code, 2, "{line}");
+        assert!(line.contains("LOOPFS_SUCCESSION is set"), "{line}");
+    }
+}
+
 #[test]
 fn a_program_that_cant_go_on_changes_nothing() {
-    let (mount, program) = start();
+    let (mount, program) = start(&[]);
     let file = File::create_new(mount.path("f")).unwrap();
     let before = mount.child().pid;
     replace(&program, "/bin/false");
@@ -107,7 +303,7 @@ fn spoil_layout(mount: &Supervised) {
 
 #[test]
 fn a_program_that_does_not_know_the_layout_changes_nothing() {
-    let (mount, _) = start();
+    let (mount, _) = start(&[]);
     let mut file = File::create_new(mount.path("f")).unwrap();
     let before = mount.child().pid;
     spoil_layout(&mount);

@@ -251,6 +251,19 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     ),
     said(
         System,
+        "LOOPFS_SUCCESSION is set, to |VALUE|: |REASON|: unset it, only loopfs itself sets it when another program is to go on",
+        "The environment variable tells the program that a supervisor has become (|loopfs upgrade|) what it goes on with. If the \
+         supervisor itself says so, it has ended, and the process that serves takes the mount down. The reasons: not a number; its descriptor '|NAME|' can't be taken: |REASON|; what the supervisor leaves is \
+         not complete, can't be read, or is not of the edition that this program knows.",
+    ),
+    said(
+        System,
+        "can't take the supervisor's place: |REASON|",
+        "|loopfs upgrade| gives the reason: the program that is installed by now is of another edition. Nothing has changed; \
+         unmount, and mount anew.",
+    ),
+    said(
+        System,
         "can't start the process that serves: |REASON|, can't hold back signals: |REASON|, lost the process that serves: \
          |REASON|, can't make memory that outlives the process: |REASON|, can't share the connection: |REASON|, can't hand the mount over to the supervisor: |REASON|, can't start a \
          thread: |REASON|",
