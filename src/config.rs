@@ -140,6 +140,8 @@ pub struct MountOptions {
     pub nodev: bool,
     /// `noexec`: nothing can be executed.
     pub noexec: bool,
+    /// `nosymfollow`: nobody is led on by a symlink.
+    pub nosymfollow: bool,
     /// `noatime`: the kernel does not keep access times of this mount.
     pub noatime: bool,
     /// `sync`: writes are synchronous.

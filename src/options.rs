@@ -71,6 +71,7 @@ impl Options {
                 nosuid: !privileged,
                 nodev: !privileged,
                 noexec: false,
+                nosymfollow: false,
                 noatime: false,
                 sync: false,
                 dirsync: false,

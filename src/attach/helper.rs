@@ -134,6 +134,7 @@ fn option_list(options: &MountOptions, label: &Label) -> OsString {
         ("nosuid", options.nosuid),
         ("nodev", options.nodev),
         ("noexec", options.noexec),
+        ("nosymfollow", options.nosymfollow),
         ("noatime", options.noatime),
         ("sync", options.sync),
         ("dirsync", options.dirsync),
@@ -273,6 +274,11 @@ fn refused(said: &str, target: &Path) -> AttachError {
             Kind::NotPermitted,
             ": unmount one, or let root raise mount_max in /etc/fuse.conf",
         )
+    } else if said.contains("nosymfollow") {
+        (
+            Kind::Refused,
+            ": this fusermount3 does not know it: leave it out, or mount as root",
+        )
     } else if said.contains("Operation not permitted") {
         (
             Kind::NotPermitted,
@@ -299,6 +305,7 @@ mod tests {
             nosuid: true,
             nodev: true,
             noexec: false,
+            nosymfollow: false,
             noatime: false,
             sync: false,
             dirsync: false,
@@ -353,6 +360,11 @@ mod tests {
         assert_eq!(
             kind("fuse device not found, try 'modprobe fuse' first"),
             Kind::NoDevice
+        );
+        let unknown = refused("unknown option 'nosymfollow'", Path::new("/m"));
+        assert!(
+            unknown.to_string().ends_with("mount as root"),
+            "{unknown:?}"
         );
         assert_eq!(
             kind("user has no write access to mountpoint /m"),

@@ -62,7 +62,11 @@ pub(crate) fn detached(
     let context = rustix::mount::fsopen(c"fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let made = configure(context.as_fd(), device, options, label).and_then(|()| {
         let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-        rustix::mount::fsmount(&context, flags, attributes(options))
+        rustix::mount::fsmount(&context, flags, attributes(options)).map_err(|errno| match errno {
+            // Linux 5.14 has that flag here, mount(2) has it since 5.10.
+            Errno::INVAL if options.nosymfollow => Errno::NOSYS,
+            errno => errno,
+        })
     });
     // `context` is closed on return. Kept open it would keep the file system alive, and the
     // daemon's reads would never end after an unmount.
@@ -141,6 +145,7 @@ fn attributes(options: &MountOptions) -> MountAttrFlags {
         (MountAttrFlags::MOUNT_ATTR_NOSUID, options.nosuid),
         (MountAttrFlags::MOUNT_ATTR_NODEV, options.nodev),
         (MountAttrFlags::MOUNT_ATTR_NOEXEC, options.noexec),
+        (MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, options.nosymfollow),
         (MountAttrFlags::MOUNT_ATTR_NOATIME, options.noatime),
     ];
     wanted
@@ -204,6 +209,7 @@ fn flags(options: &MountOptions) -> MountFlags {
         (MountFlags::NOSUID, options.nosuid),
         (MountFlags::NODEV, options.nodev),
         (MountFlags::NOEXEC, options.noexec),
+        (MountFlags::NOSYMFOLLOW, options.nosymfollow),
         (MountFlags::NOATIME, options.noatime),
         (MountFlags::SYNCHRONOUS, options.sync),
         (MountFlags::DIRSYNC, options.dirsync),

@@ -65,6 +65,7 @@ impl Place {
                 noatime: true,
                 sync: false,
                 dirsync: true,
+                nosymfollow: false,
                 allow_other: true,
                 allow_root: false,
                 default_permissions: true,

@@ -208,6 +208,8 @@ fn as_strict_as(source: &Path, mut mount: MountOptions) -> MountOptions {
         mount.nosuid |= flags.nosuid;
         mount.nodev |= flags.nodev;
         mount.noexec |= flags.noexec;
+        // Others than root mount through fusermount3, which does not know it.
+        mount.nosymfollow |= flags.nosymfollow && is_root();
     }
     mount
 }

@@ -110,6 +110,7 @@ fn restrictions_of(object: BorrowedFd<'_>) -> Restrictions {
         nosuid: true,
         nodev: true,
         noexec: true,
+        nosymfollow: true,
     })
 }
 

@@ -72,7 +72,7 @@ pub(super) enum Effect {
 }
 
 /// What `remount` can change, itself, and what has no effect.
-const CHANGEABLE: [&str; 15] = [
+const CHANGEABLE: [&str; 17] = [
     "rw",
     "ro",
     "suid",
@@ -81,6 +81,8 @@ const CHANGEABLE: [&str; 15] = [
     "nodev",
     "exec",
     "noexec",
+    "symfollow",
+    "nosymfollow",
     "sync",
     "async",
     "dirsync",
@@ -187,6 +189,16 @@ pub static TABLE: &[Word] = &[
         |m| &mut m.noexec,
     ),
     on("noexec", "Nothing can be executed.", |m| &mut m.noexec),
+    off(
+        "symfollow",
+        "Symlinks are followed (default, if they are where SRC is).",
+        |m| &mut m.nosymfollow,
+    ),
+    on(
+        "nosymfollow",
+        "Symlinks can be made and read, and nobody is led on by one (ELOOP). Not with fusermount3, which does not know it.",
+        |m| &mut m.nosymfollow,
+    ),
     on(
         "sync",
         "Writes reach the storage before they return.",
@@ -459,7 +471,6 @@ pub static TABLE: &[Word] = &[
     ignored("nomand", MADE_BY_KERNEL),
     ignored("iversion", MADE_BY_KERNEL),
     ignored("noiversion", MADE_BY_KERNEL),
-    ignored("symfollow", MADE_BY_KERNEL),
     ignored("comment", "A comment in fstab(5)."),
     ignored("x-*", "For other programs, as fstab(5) says."),
     ignored("X-*", "For other programs, as fstab(5) says."),

@@ -404,6 +404,7 @@ pub fn stat_filesystem(object: BorrowedFd<'_>) -> Result<StatVfs> {
 
 /// What a mount does not let its files do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a flag of its own
 pub struct Restrictions {
     /// Set-user-ID bits and file capabilities have no effect.
     pub nosuid: bool,
@@ -411,14 +412,19 @@ pub struct Restrictions {
     pub nodev: bool,
     /// Nothing can be executed.
     pub noexec: bool,
+    /// Symlinks are not followed.
+    pub nosymfollow: bool,
 }
 
 impl Restrictions {
     fn of(flags: StatVfsMountFlags) -> Self {
+        /// `ST_NOSYMFOLLOW`, Linux 5.10.
+        const NOSYMFOLLOW: StatVfsMountFlags = StatVfsMountFlags::from_bits_retain(0x2000);
         Self {
             nosuid: flags.contains(StatVfsMountFlags::NOSUID),
             nodev: flags.contains(StatVfsMountFlags::NODEV),
             noexec: flags.contains(StatVfsMountFlags::NOEXEC),
+            nosymfollow: flags.contains(NOSYMFOLLOW),
         }
     }
 }

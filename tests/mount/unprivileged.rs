@@ -73,6 +73,31 @@ fn through_fusermount3_ended_by_a_signal() {
     }
 }
 
+/// fusermount3 does not know `nosymfollow`; root of a user namespace does without it.
+#[test]
+fn nosymfollow_takes_more_than_fusermount3() {
+    let env = TestEnv::new();
+    let seen = script(
+        &env,
+        r#"
+        ln -s f "$SRC/link"
+        $AS "$LOOPFS" -o nosymfollow "$SRC" "$MNT" </dev/null 2>&1 || echo "refused: $?"
+        grep -c " $MNT " /proc/self/mountinfo || true
+        $AS unshare --user --map-root-user --mount sh -euc '
+            "$LOOPFS" -o nosymfollow "$SRC" "$MNT" </dev/null
+            readlink "$MNT/link"; cat "$MNT/link" 2>/dev/null || echo "not followed"
+            umount "$MNT"'
+        ended"#,
+    );
+    let mnt = env.mnt().display().to_string();
+    assert_eq!(
+        seen.replace(&mnt, "MNT"),
+        "loopfs: fusermount3 refused to mount on MNT: unknown option 'nosymfollow': this fusermount3 does not know it: \
+         leave it out, or mount as root\nrefused: 32\n0\nf\nnot followed\n"
+    );
+    env.assert_clean();
+}
+
 /// Root of a user namespace mounts directly, without a helper.
 #[test]
 fn in_a_user_namespace() {

@@ -43,6 +43,8 @@ fn options_reach_the_mount() {
     let mut config = place.config();
     config.mount.read_only = true;
     for method in METHODS {
+        // Which fusermount3 does not know.
+        config.mount.nosymfollow = method != Method::Fusermount;
         let attachment = by_method(method, &config).publish().unwrap();
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let mnt = place.mnt().into_os_string().into_string().unwrap();
@@ -52,6 +54,8 @@ fn options_reach_the_mount() {
             .unwrap()
             .to_owned();
         let all = format!(" {} ", line.replace(',', " "));
+        let nosymfollow = all.contains(" nosymfollow ");
+        assert_eq!(nosymfollow, config.mount.nosymfollow, "{method:?}: {line}");
         for word in [
             "ro",
             "nosuid",
