@@ -55,9 +55,9 @@ pub fn generated() -> Vec<Generated> {
         clap_complete::generate(shell, &mut program, "loopfs", &mut content);
         let content = String::from_utf8_lossy(&content).into_owned();
         let content = match shell {
-            Shell::Zsh => with_directories(&content),
+            Shell::Zsh => where_the_second_word_decides(&content, &program),
             Shell::Fish => where_the_first_word_decides(&content, &program),
-            _ => content,
+            _ => with_operands(&content),
         };
         Generated { path, content }
     }));
@@ -93,8 +93,17 @@ fn where_the_first_word_decides(completion: &str, program: &Command) -> String {
     format!("{before}{NAME}{ours}{after}")
 }
 
+/// clap's completion for bash, which then offers options behind a dash only, and commands as the first word: where
+/// nothing is offered bash completes paths by itself, which the operands are.
+fn with_operands(completion: &str) -> String {
+    const ALL: &str = "            COMPREPLY=( $(compgen -W \"${opts}\" -- \"${cur}\") )\n            return 0\n            ;;\n";
+    completion
+        .replace(" || ${COMP_CWORD} -eq 2 ]]", " ]]")
+        .replace(ALL, "            return 0\n            ;;\n")
+}
+
 /// `program` with its options and commands only. clap's completion for zsh expects the command behind the operands of
-/// the program, where none is; what completes operands is added by [`with_directories`].
+/// the program, where none is; the operands are added by [`where_the_second_word_decides`].
 fn without_operands(program: &Command) -> Command {
     let options = program.get_arguments().filter(|arg| !arg.is_positional());
     Command::new("loopfs")
@@ -106,17 +115,79 @@ fn without_operands(program: &Command) -> Command {
         .subcommands(program.get_subcommands())
 }
 
-/// A completion for zsh that offers directories beside the commands, and behind a directory.
-fn with_directories(completion: &str) -> String {
-    const FIRST: &str = "    _describe -t commands 'loopfs commands' commands \"$@\"\n";
-    const LATER: &str = "        esac\n    ;;\nesac\n";
-    completion
-        .replacen(FIRST, &format!("{FIRST}    _files -/\n"), 1)
-        .replacen(
-            LATER,
-            &format!("            (*)\n_files -/\n;;\n{LATER}"),
-            1,
-        )
+/// clap's completion for zsh, put together anew from its parts: the word behind the program's name decides, as for fish
+/// above. clap's own takes every first operand for a command, and offers no option behind one that is none. Parts that
+/// are not found are left out, which `scripts/check-package` sees.
+fn where_the_second_word_decides(completion: &str, program: &Command) -> String {
+    let between = |start: &str, end: &str| {
+        let after = completion.split_once(start).map_or("", |(_, after)| after);
+        after.split_once(end).map_or("", |(part, _)| part)
+    };
+    let options = between(
+        "_arguments \"${_arguments_options[@]}\" : \\\n",
+        "\":: :_loopfs_commands\" \\\n",
+    );
+    let commands = between("        case $line[1] in\n", "        esac\n");
+    let descriptions = between("    local commands; commands=(\n", "    )\n");
+    let names: Vec<&str> = program.get_subcommands().map(Command::get_name).collect();
+    format!(
+        r#"#compdef loopfs
+
+autoload -U is-at-least
+
+_loopfs() {{
+    typeset -A opt_args
+    typeset -a _arguments_options
+    local ret=1
+
+    if is-at-least 5.2; then
+        _arguments_options=(-s -S -C)
+    else
+        _arguments_options=(-s -C)
+    fi
+
+    local context curcontext="$curcontext" state line
+    if (( CURRENT > 2 )) && [[ $words[2] == ({names}) ]]; then
+        shift words
+        (( CURRENT -= 1 ))
+        curcontext="${{curcontext%:*:*}}:loopfs-command-$words[1]:"
+        case $words[1] in
+{commands}        esac
+        return ret
+    fi
+    _arguments "${{_arguments_options[@]}}" : \
+{options}'1: :_loopfs_first' \
+'2:MNT:_files -/' \
+&& ret=0
+    return ret
+}}
+
+(( $+functions[_loopfs_first] )) ||
+_loopfs_first() {{
+    local ret=1
+    # A command is the first word of all.
+    if (( CURRENT == 2 )); then
+        _loopfs_commands && ret=0
+    fi
+    _files -/ && ret=0
+    return ret
+}}
+
+(( $+functions[_loopfs_commands] )) ||
+_loopfs_commands() {{
+    local commands; commands=(
+{descriptions}    )
+    _describe -t commands 'loopfs commands' commands "$@"
+}}
+
+if [ "$funcstack[1]" = "_loopfs" ]; then
+    _loopfs "$@"
+else
+    compdef _loopfs loopfs
+fi
+"#,
+        names = names.join("|"),
+    )
 }
 
 /// The day of the last change that a reader of the page should know of.
@@ -459,14 +530,17 @@ mod tests {
     }
 
     #[test]
-    fn zsh_offers_directories_too() {
+    fn zsh_has_every_part() {
         let files = generated();
         let zsh = files.iter().find(|file| file.path.ends_with("/_loopfs"));
         let zsh = zsh.map(|file| file.content.as_str()).unwrap_or_default();
         for part in [
-            "'loopfs commands' commands \"$@\"\n    _files -/\n}",
-            "            (*)\n_files -/\n;;\n        esac",
-            "case $line[1] in",
+            "'*-o+[Mount options",
+            "'--version[Print the version]' \\\n'1: :_loopfs_first' \\\n'2:MNT:_files -/'",
+            "[[ $words[2] == (list|status|",
+            "            (list)\n_arguments",
+            "'--prometheus[",
+            "    local commands; commands=(\n'list:Show ",
         ] {
             assert_eq!(zsh.matches(part).count(), 1, "{part}");
         }
