@@ -303,14 +303,12 @@ fn in_table(table: &[Entry], wanted: impl Fn(&Entry) -> bool) -> Vec<Mount> {
 
 /// Those that have left the table and still serve open files.
 fn detached(table: &[Entry]) -> Vec<Mount> {
-    let owners = owners().into_iter();
-    let all = owners.flat_map(|owner| {
-        client::devices(owner)
-            .into_iter()
-            .map(move |it| (it, owner))
-    });
     let known: Vec<DeviceNumber> = table.iter().map(|entry| entry.device).collect();
-    let gone = all.filter(|(device, _)| !known.contains(device));
+    let owners = owners().into_iter();
+    let gone = owners.flat_map(|owner| {
+        let devices = client::devices(owner, &known).into_iter();
+        devices.map(move |device| (device, owner))
+    });
     together(gone.collect(), |(device, owner)| {
         Mount::detached(device, owner)
     })

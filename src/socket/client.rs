@@ -88,16 +88,25 @@ pub fn ask_to_end(
     }
 }
 
-/// Devices of mounts of `owner` that there are sockets for, in the mount table or not any more.
+/// As many that are not in the mount table are asked, at most: whoever has a directory of sockets may have made any.
+const MOST_DETACHED: usize = 256;
+
+/// Devices of mounts of `owner` that somebody listens for, and that are not among the `known`.
 #[must_use]
-pub fn devices(owner: u32) -> Vec<DeviceNumber> {
+pub fn devices(owner: u32, known: &[DeviceNumber]) -> Vec<DeviceNumber> {
     let directories = Directory::all_of(owner);
     for directory in &directories {
         if directory.owner() == rustix::process::geteuid().as_raw() {
             directory.clean();
         }
     }
-    directories.iter().flat_map(Directory::devices).collect()
+    let mut all = Vec::new();
+    for directory in &directories {
+        let devices = directory.devices().into_iter();
+        all.extend(devices.filter(|it| !known.contains(it) && !directory.is_stale(*it)));
+    }
+    all.truncate(MOST_DETACHED);
+    all
 }
 
 /// For an answer to another question.

@@ -6,23 +6,26 @@
 //! there in `/tmp/loopfs-UID`, a name that anybody can take first: a directory counts only if it is its owner's, no
 //! symlink, and nobody else may write to it. One that does not count is as good as none.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{Timespec, poll};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, SocketFlags};
+use rustix::process::Pid;
 
 use crate::sys::mountinfo::DeviceNumber;
 
 const SUFFIX: &str = ".sock";
-/// As many left-overs are looked at, at most, in one go.
-const MOST_STALE: usize = 256;
+/// How long is spent on removing left-overs, in one go.
+const CLEANING: Duration = Duration::from_millis(100);
+/// As many names are looked at, at most: a directory of another user's may have any number.
+const MOST_NAMES: usize = 1 << 16;
 /// How long another of us may keep a directory to itself: what is done meanwhile takes microseconds.
 const LOCKED: Duration = Duration::from_millis(500);
 
@@ -138,8 +141,24 @@ impl Directory {
         let names = fs::read_dir(path).into_iter().flatten().flatten();
         names
             .filter_map(|entry| device_of(&entry.file_name()))
-            .take(MOST_STALE)
+            .take(MOST_NAMES)
             .collect()
+    }
+
+    /// Those of daemons that were killed between making a socket and giving it its name: of processes that are no more.
+    fn unfinished(&self) -> Vec<OsString> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let names = fs::read_dir(path).into_iter().flatten().flatten();
+        let names = names.take(MOST_NAMES).map(|entry| entry.file_name());
+        let is_over = |pid: Pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH);
+        names
+            .filter(|name| maker_of(name).is_some_and(is_over))
+            .collect()
+    }
+
+    /// Whether somebody listens there, or might: only a refusal says that nobody does.
+    pub(super) fn is_stale(&self, device: DeviceNumber) -> bool {
+        matches!(self.connect(device), Err(Errno::CONNREFUSED))
     }
 
     /// A connection to the socket for `device`.
@@ -182,12 +201,27 @@ impl Directory {
     }
 
     /// Removes what killed daemons have left: sockets that nobody listens on. Under the lock only: one that is just
-    /// being made does not listen yet.
+    /// being made does not listen yet. Each time from another place on, so that there is time for all of them.
     fn remove_stale(&self) {
-        for device in self.devices() {
-            if matches!(self.connect(device), Err(Errno::CONNREFUSED)) {
-                let _ = rustix::fs::unlinkat(&self.fd, name_of(device), AtFlags::empty());
+        let remove = |name: &OsStr| {
+            let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
+        };
+        let end = Instant::now() + CLEANING;
+        let devices = self.devices();
+        let nanoseconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let nanoseconds = nanoseconds.map_or(0, |since| since.subsec_nanos() as usize);
+        let first = nanoseconds.checked_rem(devices.len()).unwrap_or(0);
+        let (before, after) = devices.split_at(first);
+        for &device in after.iter().chain(before) {
+            if self.is_stale(device) {
+                remove(name_of(device).as_ref());
             }
+            if Instant::now() > end {
+                return;
+            }
+        }
+        for name in self.unfinished() {
+            remove(&name);
         }
     }
 
@@ -242,7 +276,73 @@ fn device_of(name: &OsString) -> Option<DeviceNumber> {
     })
 }
 
+/// Of a socket that has not its name yet: the process that makes it.
+fn maker_of(name: &OsStr) -> Option<Pid> {
+    let (name, pid) = name.to_str()?.strip_prefix('.')?.rsplit_once('.')?;
+    device_of(&OsString::from(name))?;
+    Pid::from_raw(pid.parse().ok()?)
+}
+
 fn named(path: &Path, errno: Errno) -> io::Error {
     let error = io::Error::from(errno);
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    fn device(minor: u32) -> DeviceNumber {
+        DeviceNumber { major: 0, minor }
+    }
+
+    /// More live ones than anybody has, and left-overs among them, wherever the directory lists them.
+    #[test]
+    fn left_overs_among_many_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = rustix::process::geteuid().as_raw();
+        let directory = Directory::open(dir.path().to_owned(), owner).unwrap();
+        let mut live = Vec::new();
+        for minor in 0..600 {
+            let listener = UnixListener::bind(dir.path().join(name_of(device(minor)))).unwrap();
+            if minor % 6 != 0 {
+                live.push((listener, device(minor)));
+            }
+        }
+        // Somebody is short of CPUs: what is not done in time is left for the next.
+        for _ in 0..100 {
+            directory.clean();
+            if directory.devices().len() == live.len() {
+                break;
+            }
+        }
+        let mut left = directory.devices();
+        left.sort_by_key(|device| device.minor);
+        let expected: Vec<_> = live.iter().map(|(_, device)| *device).collect();
+        assert_eq!(left, expected);
+    }
+
+    #[test]
+    fn what_a_killed_daemon_was_making_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = rustix::process::geteuid().as_raw();
+        let directory = Directory::open(dir.path().to_owned(), owner).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let ended = child.id();
+        child.wait().unwrap();
+        let names = [
+            format!(".0:7.sock.{ended}"),
+            format!(".0:8.sock.{}", std::process::id()),
+            format!(".other.{ended}"),
+        ];
+        for name in &names {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        directory.clean();
+        let left = names.map(|name| dir.path().join(name).exists());
+        assert_eq!(left, [false, true, true]);
+    }
 }
