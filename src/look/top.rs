@@ -18,6 +18,8 @@ use std::thread;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::mounts::{self, Mount};
@@ -47,12 +49,41 @@ pub(super) fn run(target: Option<&Path>) -> Result<ExitCode, Failure> {
     // Before there is a thread, so that all have the signals blocked.
     let signals = SignalQueue::open(&ENDING).map_err(|error| no_terminal(&error))?;
     let fetcher = Fetcher::start().map_err(|error| no_terminal(&error))?;
-    let mut terminal = ratatui::try_init().map_err(|error| no_terminal(&error))?;
-    let result = watch(&mut terminal, &signals, &fetcher, Page::first(mounts));
-    ratatui::restore();
-    result
+    end_with_the_terminal().map_err(|error| no_terminal(&error))?;
+    on_terminal(|terminal| watch(terminal, &signals, &fetcher, Page::first(mounts)))
         .map(|()| ExitCode::Success)
         .map_err(|error| no_terminal(&error))
+}
+
+/// Does `what` with a terminal that is given back afterwards, and before a panic is told of.
+fn on_terminal(
+    what: impl FnOnce(&mut ratatui::DefaultTerminal) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut terminal = ratatui::try_init()?;
+    let result = what(&mut terminal);
+    ratatui::restore();
+    result
+}
+
+/// Has a thread end the process when the terminal goes, as when its window is closed: crossterm reads from such a one again
+/// and again, and comes back no more. There is nothing to give back.
+fn end_with_the_terminal() -> io::Result<()> {
+    let gone = || {
+        let stdin = io::stdin();
+        loop {
+            // Nothing is asked for: what is told of unasked is the end.
+            let mut fds = [PollFd::new(&stdin, PollFlags::empty())];
+            match poll(&mut fds, None) {
+                Ok(_) if fds[0].revents().contains(PollFlags::HUP) => {
+                    std::process::exit(ExitCode::Success as i32)
+                }
+                Err(Errno::INTR) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    };
+    let builder = thread::Builder::new().name("loopfs-hangup".to_owned());
+    builder.spawn(gone).map(drop)
 }
 
 /// Whether there is a terminal on which one can draw.
@@ -295,6 +326,62 @@ fn fetch(wanted: &Receiver<Wanted>, tell: &Sender<Fetched>) {
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Set in the process that is to panic: this test, on a terminal of its own.
+    const PANICS: &str = "LOOPFS_TEST_PANICS_ON_A_TERMINAL";
+
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        if let Some(who) = std::env::var_os(PANICS) {
+            let panics = || panic!("on purpose");
+            on_terminal(|terminal| {
+                terminal.draw(|_| ())?;
+                if who == "thread" {
+                    thread::spawn(panics).join().unwrap_err();
+                    Ok(())
+                } else {
+                    panics()
+                }
+            })
+            .unwrap();
+            return;
+        }
+        let program = std::env::current_exe().unwrap();
+        let name = "look::top::tests::a_panic_gives_the_terminal_back";
+        for who in ["main", "thread"] {
+            let line = format!(
+                "stty -a; {} --exact {name} --nocapture; stty -a",
+                program.display()
+            );
+            let child = Command::new("script")
+                .args(["-q", "-c", &line, "/dev/null"])
+                .env("TERM", "xterm")
+                .env(PANICS, who)
+                .stdin(Stdio::null())
+                .output();
+            let said = String::from_utf8_lossy(&child.unwrap().stdout).into_owned();
+            let (before, rest) = said.split_once("\u{1b}[?1049h").unwrap();
+            let (_, after) = rest.split_once("\u{1b}[?1049l").unwrap();
+            assert!(after.contains("on purpose"), "{who}: {said:?}");
+            // What stty says, from the first line of settings on.
+            let settings = |text: &str| {
+                let lines = text.lines().skip_while(|line| !line.starts_with("intr ="));
+                let lines = lines.map(|line| line.trim().to_owned());
+                lines.take(6).collect::<Vec<_>>()
+            };
+            assert_eq!(settings(before).len(), 6, "{who}: {said:?}");
+            assert_eq!(settings(before), settings(after), "{who}: {said:?}");
         }
     }
 }

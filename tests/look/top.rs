@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Instant;
 
-use crate::common::process::{processes_naming, wait_child};
+use crate::common::process::{Watched, processes_naming, wait_child};
 use crate::common::{LIMIT, Mount, Signal};
 
 /// A program on a terminal of its own.
@@ -158,8 +158,15 @@ fn a_signal_and_ctrl_c_leave_the_terminal_as_it_was() {
     screen.ended();
     let mut screen = Screen::start(&mount, "xterm", (24, 80), &words);
     screen.shows("in flight");
+    process_of_top(&mount).signal(Signal::TERM);
+    screen.ended();
+    mount.finish();
+}
+
+/// The one that is not the daemon.
+fn process_of_top(mount: &Mount) -> Watched {
     let own = mount.pid();
-    let is_top = |process: &&crate::common::process::Watched| {
+    let is_top = |process: &Watched| {
         let line = fs::read(format!("/proc/{}/cmdline", process.pid.as_raw_nonzero()));
         process.pid != own
             && line.is_ok_and(|line| {
@@ -167,12 +174,19 @@ fn a_signal_and_ctrl_c_leave_the_terminal_as_it_was() {
             })
     };
     let processes = processes_naming(mount.root());
-    processes
-        .iter()
-        .find(is_top)
-        .expect("loopfs top")
-        .signal(Signal::TERM);
-    screen.ended();
+    processes.into_iter().find(is_top).expect("loopfs top")
+}
+
+/// The terminal goes, as when its window is closed: nothing is left that draws.
+#[test]
+fn it_ends_with_its_terminal() {
+    let mount = Mount::start(&[]);
+    let words = format!("top {}", mount.mnt().display());
+    let mut screen = Screen::start(&mount, "xterm", (24, 80), &words);
+    screen.shows("in flight");
+    let top = process_of_top(&mount);
+    screen.child.kill().unwrap();
+    assert!(top.wait_end(LIMIT), "it goes on without a terminal");
     mount.finish();
 }
 

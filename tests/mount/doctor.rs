@@ -68,13 +68,21 @@ fn a_source_that_hangs() {
         mkdir "$ROOT/upper"; echo x >"$SRC/f"
         "$LOOPFS" -o attr_timeout=0,entry_timeout=0 "$SRC" "$MNT" </dev/null; "$LOOPFS" "$MNT" "$ROOT/upper" </dev/null
         below=$(daemon "$SRC $MNT"); kill -STOP $below
+        until ! grep -h ^State: /proc/$below/task/*/status | grep -qv T; do :; done
         cat "$ROOT/upper/f" >/dev/null 2>&1 & reader=$!
-        # Five seconds make a hang of a wait.
-        timeout 30 sh -c 'until "$LOOPFS" doctor "$ROOT/upper" | grep -q " waits for "; do :; done'
-        doctor "$ROOT/upper"; about "$ROOT/upper" | sed 's/[0-9]* s in/N s in/'
-        mend "$ROOT/upper" >"$ROOT/mended" 2>&1 || true; head -n 1 "$ROOT/mended"
+        # Five seconds make a hang of a wait. One look each half a second: there may be no CPU for more.
+        for try in $(seq 60); do
+            findmnt --poll --timeout 500 >/dev/null || true
+            code=0; "$LOOPFS" doctor "$ROOT/upper" >"$ROOT/found" || code=$?
+            ! grep -q " waits for " "$ROOT/found" || break
+        done
+        echo "status $code"; about "$ROOT/upper" | sed 's/[0-9]* s in/N s in/'
+        # It unmounts, and waits for the daemon, which ends when SRC goes on.
+        mend "$ROOT/upper" >"$ROOT/mended" 2>&1 & mending=$!
+        timeout 30 sh -c 'while mountpoint -q "$ROOT/upper"; do findmnt --poll --timeout 100 >/dev/null || true; done'
+        kill -CONT $below; wait $mending; head -n 1 "$ROOT/mended"
         mountpoint -q "$ROOT/upper" || echo "unmounted"
-        kill -CONT $below; wait $reader || echo "cut off"
+        wait $reader || echo "cut off"
         umount "$MNT"; ended"#,
     );
     let lines: Vec<&str> = seen.lines().collect();
