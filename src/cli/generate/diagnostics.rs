@@ -215,11 +215,6 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     said(System, "can't read the mount table: |REASON|", REFUSED),
     said(
         System,
-        "can't read the mount table (/proc/self/mountinfo): |REASON|",
-        REFUSED,
-    ),
-    said(
-        System,
         "can't find the new mount on |MNT| in the mount table: |REASON|",
         REFUSED,
     ),
@@ -236,7 +231,12 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     said(System, "can't tell which mount this is: |REASON|", REFUSED),
     said(System, "can't open the mount's root: |REASON|", REFUSED),
     said(System, "can't run the self-test: |REASON|", REFUSED),
-    said(System, "can't unmount: |REASON|", REFUSED),
+    said(
+        System,
+        "can't unmount: |REASON|",
+        "Mostly: a mount that lies on the way there does not answer: end its daemon or let it go on first ('loopfs doctor' \
+         shows which). Else the kernel or a sandbox refused a call.",
+    ),
     said(
         System,
         "|MNT| is not upgraded: |REASON|",
@@ -284,12 +284,6 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         System,
         "can't unmount: the mount table keeps changing",
         "Try again.",
-    ),
-    said(
-        System,
-        "can't unmount: a mount that lies on the way there does not answer: end its daemon or let it go on first \
-         ('loopfs doctor' shows which)",
-        "|MNT| lies in another mount, whose daemon is stopped or hangs; whoever went there would hang as well.",
     ),
     said(
         System,
