@@ -252,6 +252,12 @@ impl Service {
                 Errno::from_raw_os_error(errno),
                 "a fault that was asked for",
             )),
+            Some(Fault::Stall) => {
+                log::warn!("{op} is not answered, as was asked for");
+                loop {
+                    std::thread::park();
+                }
+            }
             #[allow(clippy::panic)] // what the fault is for
             Some(Fault::Panic) => panic!("a panic that was asked for"),
         }

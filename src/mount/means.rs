@@ -91,7 +91,7 @@ pub(super) fn options(config: &Config, restartable: bool) -> Result<fuse::Option
     let list = std::env::var(faults::VARIABLE).unwrap_or_default();
     let faults = Faults::parse(&list).map_err(|word| {
         let text = format!(
-            "{}: '{word}' is no fault; write OPERATION=panic or =ERRNO",
+            "{}: '{word}' is no fault; write OPERATION=panic, =crash, =stall or =ERRNO",
             faults::VARIABLE
         );
         Failure::new(ExitCode::Usage, text)

@@ -1,5 +1,6 @@
 //! Faults on demand, for tests: `LOOPFS_FAULTS=getxattr=panic,unlink=5` makes every getxattr
-//! panic and every unlink fail with errno 5; `crash` takes the event loop down. Whoever may set the daemon's environment may do
+//! panic and every unlink fail with errno 5; `crash` takes the event loop down; `stall` never answers, but for a process that goes
+//! on with another one's mount, which does. Whoever may set the daemon's environment may do
 //! anything to it anyway; without the variable none of this is there.
 
 use crate::op::Op;
@@ -14,6 +15,8 @@ pub enum Fault {
     Panic,
     /// The event loop panics outside any operation, as a bug in fuser would make it.
     Crash,
+    /// The operation is not answered.
+    Stall,
     /// The operation fails with this errno.
     Errno(i32),
 }
@@ -31,6 +34,7 @@ impl Faults {
             let fault = match fault {
                 "panic" => Fault::Panic,
                 "crash" => Fault::Crash,
+                "stall" => Fault::Stall,
                 errno => Fault::Errno(
                     errno
                         .parse()
@@ -45,6 +49,13 @@ impl Faults {
             .map(|word| one(word).ok_or_else(|| word.to_owned()))
             .collect::<Result<_, _>>()
             .map(Self)
+    }
+
+    /// Those of a process that goes on where another one has ended.
+    #[must_use]
+    pub fn of_a_successor(mut self) -> Self {
+        self.0.retain(|(_, fault)| *fault != Fault::Stall);
+        self
     }
 
     /// The fault for an operation.
@@ -72,5 +83,10 @@ mod tests {
             assert_eq!(Faults::parse(bad), Err(bad.to_owned()));
         }
         assert_eq!(Faults::parse(""), Ok(Faults::default()));
+        let faults = Faults::parse("read=stall,unlink=5").unwrap_or_default();
+        assert_eq!(faults.get(Op::Read), Some(Fault::Stall));
+        let faults = faults.of_a_successor();
+        assert_eq!(faults.get(Op::Read), None);
+        assert_eq!(faults.get(Op::Unlink), Some(Fault::Errno(5)));
     }
 }
