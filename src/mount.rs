@@ -225,7 +225,8 @@ fn resume(
     attachment: &Arc<Attachment>,
     legacy: Legacy,
 ) -> Result<Running, Failure> {
-    let options = options(config, true)?;
+    let mut options = options(config, true)?;
+    options.faults = options.faults.of_a_successor();
     let state = legacy
         .memory
         .ok_or(Unreadable::NotOurs)

@@ -1,7 +1,7 @@
 //! `--supervise`: the serving process dies, and nobody notices; and every end is an end all the same.
 //!
 //! In reading order: `supervised` (a mount and its two processes), `deaths` (killed at rest), `ends` (who may end it, and how),
-//! `upgrade` (another program goes on), `limits` (where it can't be had).
+//! `upgrade` (another program goes on), `telling` (the kernel was being told of a change), `limits` (where it can't be had).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -11,5 +11,6 @@ mod restart {
     pub(crate) mod ends;
     pub(crate) mod limits;
     pub(crate) mod supervised;
+    pub(crate) mod telling;
     pub(crate) mod upgrade;
 }

@@ -59,8 +59,8 @@ pub(super) struct Adapter {
     listing: Listing,
     kernel_checks: bool,
     restartable: bool,
-    /// What another process has agreed on, if one has; where to tell what is agreed.
-    terms: (Option<Terms>, Arc<OnceLock<Agreed>>),
+    /// What another process has agreed on, if one has; where to tell what is agreed; whether the kernel is told of changes.
+    terms: (Option<Terms>, Arc<OnceLock<Agreed>>, bool),
     spare: Spare,
 }
 
@@ -92,7 +92,7 @@ impl Adapter {
         forward: Option<Arc<Forward>>,
         opener: Opener,
         options: &Options,
-        terms: (Option<Terms>, Arc<OnceLock<Agreed>>),
+        terms: (Option<Terms>, Arc<OnceLock<Agreed>>, bool),
     ) -> Self {
         let Options {
             caching,
@@ -253,7 +253,7 @@ impl Adapter {
 
     /// Whether the kernel is still to be asked for this: what another process did without stays unused.
     fn is_open(&self, capability: InitFlags) -> bool {
-        let (begun_on, _) = &self.terms;
+        let (begun_on, ..) = &self.terms;
         begun_on.is_none_or(|terms| terms.used & capability.bits() != 0)
     }
 }
@@ -295,12 +295,13 @@ impl Filesystem for Adapter {
             self.tree.opens_are_unheard();
             line.push_str("; the kernel opens and closes files without asking");
         }
-        let (_, agreed) = &self.terms;
+        let (_, agreed, coherent) = &self.terms;
         let terms = Terms {
             minor: abi.1,
             offered: config.capabilities().bits(),
             used: bits,
             opens_unasked: self.opener.is_not_asked,
+            coherent: *coherent,
         };
         // fuser calls this once.
         let _ = agreed.set(Agreed { line, terms });

@@ -8,11 +8,12 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::backing::Backings;
-use super::cache::KernelCache;
+use super::line::Line;
 use crate::error::Errno;
 use crate::loopback::Loopback;
 use crate::loopback::inode::NodeNo;
@@ -41,9 +42,6 @@ const MOST: usize = 1 << 18;
 pub(super) enum Lack {
     /// `--cache` says so, or times were given.
     NotWanted,
-    /// Telling waits for whoever has the directory or the page locked, and they may wait for an answer. A process that is
-    /// killed then can't end before that comes, and its successor, which would give it, not begin.
-    Restartable,
     /// The kernel can't forget all names at once.
     NotInKernel,
     /// Nobody tells us.
@@ -55,7 +53,6 @@ impl Lack {
     pub(super) fn text(self) -> String {
         match self {
             Self::NotWanted => "as --cache or a timeout says".to_owned(),
-            Self::Restartable => "it would keep --supervise from going on".to_owned(),
             Self::NotInKernel => "that takes Linux 6.16".to_owned(),
             Self::Unwatched(Unwatched::SwitchedOff) => {
                 "fanotify is switched off by LOOPFS_FEATURES_OFF".to_owned()
@@ -74,6 +71,14 @@ impl Lack {
 pub(super) fn prepare(tree: &Loopback, device: &OwnedFd) -> Result<(), Lack> {
     // Nothing is remembered yet: this is to see whether it can be done.
     notify::forget_all_names(device.as_fd()).map_err(|_| Lack::NotInKernel)?;
+    tree.watch().map_err(Lack::Unwatched)
+}
+
+/// The same on a connection that another process has begun, which found out whether it can be done.
+pub(super) fn prepare_again(tree: &Loopback, coherent: bool) -> Result<(), Lack> {
+    if !coherent {
+        return Err(Lack::NotInKernel);
+    }
     tree.watch().map_err(Lack::Unwatched)
 }
 
@@ -101,6 +106,7 @@ impl Batch {
             Change::Everything => self.all = true,
         }
         if self.nodes.len() + self.names.len() > MOST {
+            say_too_much();
             *self = Self {
                 all: true,
                 ..Self::default()
@@ -127,6 +133,10 @@ impl Batch {
     fn is_empty(&self) -> bool {
         self.nodes.is_empty() && self.names.is_empty() && !self.all
     }
+}
+
+fn say_too_much() {
+    log::info!("so much has changed in the source at once that the kernel is to forget all of it");
 }
 
 /// Between the thread that hears and the one that tells.
@@ -203,9 +213,9 @@ impl Pending {
 #[derive(Debug)]
 pub(super) struct Follower {
     tree: Arc<Loopback>,
-    cache: Arc<KernelCache>,
     backings: Arc<Backings>,
-    device: OwnedFd,
+    device: Arc<OwnedFd>,
+    everything_changed: bool,
 }
 
 /// The threads while they run.
@@ -220,16 +230,23 @@ impl Follower {
     /// For a tree that is followed ([`prepare`]), and the connection that it is served on.
     pub(super) fn new(
         tree: &Arc<Loopback>,
-        cache: &Arc<KernelCache>,
         backings: &Arc<Backings>,
-        device: &OwnedFd,
-    ) -> io::Result<Self> {
-        Ok(Self {
+        device: &Arc<OwnedFd>,
+    ) -> Self {
+        Self {
             tree: Arc::clone(tree),
-            cache: Arc::clone(cache),
             backings: Arc::clone(backings),
-            device: device.try_clone()?,
-        })
+            device: Arc::clone(device),
+            everything_changed: false,
+        }
+    }
+
+    /// Whether it is to begin by telling that everything may have changed.
+    pub(super) fn with_everything_changed(self, everything_changed: bool) -> Self {
+        Self {
+            everything_changed,
+            ..self
+        }
     }
 
     /// How changes come to be known.
@@ -243,25 +260,37 @@ impl Follower {
 
     /// Starts the threads. Without them nothing may be remembered until it changes, so that is an error.
     pub(super) fn start(self) -> io::Result<Following> {
-        let tree = Arc::clone(&self.tree);
+        let Self {
+            tree,
+            backings,
+            device,
+            everything_changed,
+        } = self;
         let pending = Arc::new(Pending::default());
+        if everything_changed {
+            pending.add(vec![Change::Everything]);
+        }
         let mut following = Following {
             tree: Arc::clone(&tree),
             pending: Arc::clone(&pending),
             threads: Vec::new(),
         };
-        let (heard, backings) = (Arc::clone(&pending), Arc::clone(&self.backings));
+        let (heard, its) = (Arc::clone(&pending), Arc::clone(&tree));
         let hear = move || {
             process::raise_priority();
-            let Some(mut changes) = tree.changes() else {
+            let Some(mut changes) = its.changes() else {
                 return;
             };
             loop {
                 let mut found = Vec::new();
                 let whose = changes.next(|change| found.push(change));
                 for change in &found {
-                    if let Change::Contents(node) = change {
-                        backings.written(*node, || tree.ignore_writes(*node));
+                    match change {
+                        Change::Contents(node) => {
+                            backings.written(*node, || its.ignore_writes(*node));
+                        }
+                        Change::Everything => say_too_much(),
+                        _ => {}
                     }
                 }
                 heard.add(found);
@@ -272,13 +301,44 @@ impl Follower {
                 }
             }
         };
+        let (ask, asked) = mpsc::channel();
+        let (answer, names) = mpsc::channel();
+        let its = Arc::clone(&tree);
+        let list = move || {
+            for node in asked {
+                if answer.send(its.names_in(node)).is_err() {
+                    return;
+                }
+            }
+        };
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         following.threads.push(named("loopfs-hear").spawn(hear)?);
-        let tell = move || self.tell(&pending);
-        following.threads.push(named("loopfs-tell").spawn(tell)?);
+        following.threads.push(named("loopfs-list").spawn(list)?);
+        let tell = move |line| {
+            Teller {
+                tree,
+                line,
+                ask,
+                names,
+            }
+            .tell(&pending);
+        };
+        let teller = Line::start("loopfs-tell", &device, tell);
+        following.threads.push(teller?);
         Ok(following)
     }
+}
 
+/// Whoever tells the kernel, on a line of its own: of the tree it asks for numbers only.
+struct Teller {
+    tree: Arc<Loopback>,
+    line: Line,
+    /// Where to ask for the names that are in a directory now, and where they come from.
+    ask: mpsc::Sender<NodeNo>,
+    names: mpsc::Receiver<Vec<OsString>>,
+}
+
+impl Teller {
     fn tell(&self, pending: &Pending) {
         process::raise_priority();
         // What was told since the last turn, and before that.
@@ -312,7 +372,7 @@ impl Follower {
 
     fn tell_name(&self, parent: NodeNo, name: &OsString) {
         // ENOENT: it is not remembered, or not yet: then it is told again.
-        match notify::expire_name(self.device.as_fd(), parent.0, name) {
+        match notify::expire_name(self.line.device(), parent.0, name) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => log::debug!("having a name in node {} forgotten: {errno}", parent.0),
         }
@@ -322,29 +382,25 @@ impl Follower {
         if !self.tree.knows(node) {
             return; // forgotten meanwhile
         }
-        if !contents {
-            self.cache.drop_attributes(node);
-        } else if let Err(error) = self.cache.drop_contents(node)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            log::debug!("having node {} forgotten: {error}", node.0);
+        match notify::forget_inode(self.line.device(), node.0, contents) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => log::debug!("having node {} forgotten: {errno}", node.0),
         }
     }
 
-    /// Events were lost.
+    /// Nobody knows what has changed.
     fn tell_all(&self) {
-        log::info!(
-            "so much has changed in the source at once that the kernel is to forget all of it"
-        );
         let nodes = self.tree.all_nodes();
         // With all names the kernel lets go of what is mounted on them.
         if self.is_mounted_on() {
             for &node in &nodes {
-                for name in self.tree.names_in(node) {
+                let listed = self.ask.send(node).ok();
+                let names = listed.and_then(|()| self.names.recv().ok());
+                for name in names.unwrap_or_default() {
                     self.tell_name(node, &name);
                 }
             }
-        } else if let Err(errno) = notify::forget_all_names(self.device.as_fd()) {
+        } else if let Err(errno) = notify::forget_all_names(self.line.device()) {
             log::debug!("having all names forgotten: {errno}");
         }
         for node in nodes {
@@ -374,6 +430,7 @@ impl Following {
     pub(super) fn end(self) {
         self.tree.end_of_changes();
         self.pending.end();
+        // The one that lists ends when the one that tells has.
         for thread in self.threads {
             // It ends by a panic only if this program has a bug, which the hook has told of.
             let _ = thread.join();

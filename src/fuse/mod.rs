@@ -4,7 +4,7 @@
 //! method an operation), [`reply`] (a value into fuser's reply), [`opening`], [`backing`] and [`wrap`]
 //! (files, and those that the kernel reads and writes by itself), [`convert`] (our types and
 //! fuser's), [`cache`] (what the kernel is to forget), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
-//! ([`waiters`]), [`spare`] (what waits for a disk, on an event loop), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`journal`] (what a killed process leaves half-done), [`lack`] (too few descriptors, told), [`resume`] (a connection that another process has begun). fuser's
+//! ([`waiters`]), [`spare`] (what waits for a disk, on an event loop), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`journal`] (what a killed process leaves half-done), [`line`] (telling what may keep the teller waiting), [`lack`] (too few descriptors, told), [`resume`] (a connection that another process has begun). fuser's
 //! own mounting and unmounting are never used: `attach` does that, exactly.
 
 mod adapter;
@@ -15,6 +15,7 @@ mod convert;
 mod follow;
 mod journal;
 mod lack;
+mod line;
 mod lock;
 mod opening;
 mod prune;
@@ -168,8 +169,8 @@ impl Server {
             .then(|| Forward::new(&tree, &gate, &cache).map(Arc::new))
             .transpose()?;
         let awake = options.low_latency.then(|| Arc::new(Awake::default()));
-        let pruner = Pruner::new(&tree, &device)?;
         let connection = Arc::new(device.try_clone()?);
+        let pruner = Pruner::new(&tree, &connection);
         let backings = Arc::new(Backings::new(options.io, tree.noatime(), &connection));
         backings.go_on(&tree);
         let service = Service::new(
@@ -180,14 +181,17 @@ impl Server {
             options.faults.clone(),
         );
         let followed = match options.caching.mode {
-            Cache::Auto | Cache::Coherent if options.restartable => Err(follow::Lack::Restartable),
-            Cache::Auto | Cache::Coherent => follow::prepare(&tree, &device),
+            Cache::Auto | Cache::Coherent => match begun_on {
+                None => follow::prepare(&tree, &device),
+                Some(terms) => follow::prepare_again(&tree, terms.coherent),
+            },
             Cache::Timed | Cache::Off => Err(follow::Lack::NotWanted),
         };
-        let follower = match followed {
-            Ok(()) => Ok(Follower::new(&tree, &cache, &backings, &device)?),
-            Err(lack) => Err(lack),
-        };
+        let follower = followed.map(|()| {
+            let follower = Follower::new(&tree, &backings, &connection);
+            // Nobody has heard what happened since the other process ended, and who knows what that one has told.
+            follower.with_everything_changed(begun_on.is_some())
+        });
         let agreed = Arc::new(OnceLock::new());
         let opener = Opener {
             cache: Arc::clone(&cache),
@@ -195,7 +199,7 @@ impl Server {
             hears_closes: forward.is_some(),
             is_not_asked: options.io == Io::Cached && follower.is_ok(),
         };
-        let told = (begun_on, Arc::clone(&agreed));
+        let told = (begun_on, Arc::clone(&agreed), follower.is_ok());
         let adapter = Adapter::new(tree, service, forward, opener, options, told);
         let (resumes, device) = match begun_on {
             None => (None, device),
@@ -203,7 +207,7 @@ impl Server {
         };
         let session = fuser::Session::from_fd(adapter, device, acl, config)?;
         cache.connected(session.notifier());
-        if backings.lack().is_none() && passthrough::permitted(pruner.device()).is_err() {
+        if backings.lack().is_none() && passthrough::permitted(connection.as_fd()).is_err() {
             backings.lacks(Lack::NotPermitted);
         }
         let mut agreed = agreed
@@ -295,7 +299,7 @@ impl Server {
     /// ```
     pub fn run(self) -> Ended {
         if let Some(rehearsal) = self.resumes
-            && let Err(error) = rehearsal.take_over(self.session.as_fd(), self.pruner.device())
+            && let Err(error) = rehearsal.take_over(self.session.as_fd(), self.connection.as_fd())
         {
             return Ended { result: Err(error) };
         }

@@ -1,10 +1,10 @@
 //! Asks the kernel to forget inodes when descriptors run short, and those of which nothing can be remembered, on a
 //! thread of its own: the kernel may need other requests answered before it has forgotten, so no event loop may wait for it.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::thread::{self, JoinHandle};
+use std::os::fd::OwnedFd;
+use std::thread::JoinHandle;
 
+use super::line::Line;
 use crate::error::Errno;
 use crate::loopback::Loopback;
 use crate::sync::Arc;
@@ -14,7 +14,7 @@ use crate::sys::{features, notify};
 #[derive(Debug)]
 pub(super) struct Pruner {
     tree: Arc<Loopback>,
-    device: OwnedFd,
+    device: Arc<OwnedFd>,
 }
 
 /// The thread while it runs.
@@ -26,16 +26,11 @@ pub(super) struct Pruning {
 
 impl Pruner {
     /// For a connection that is about to be handed to fuser, whose own notifications have no such one.
-    pub(super) fn new(tree: &Arc<Loopback>, device: &OwnedFd) -> io::Result<Self> {
-        Ok(Self {
+    pub(super) fn new(tree: &Arc<Loopback>, device: &Arc<OwnedFd>) -> Self {
+        Self {
             tree: Arc::clone(tree),
-            device: device.try_clone()?,
-        })
-    }
-
-    /// The connection.
-    pub(super) fn device(&self) -> BorrowedFd<'_> {
-        self.device.as_fd()
+            device: Arc::clone(device),
+        }
     }
 
     /// Starts the thread. Without it programs get EMFILE sooner: nothing to fail for.
@@ -43,9 +38,9 @@ impl Pruner {
         if features::is_off("prune") {
             return None;
         }
-        let tree = Arc::clone(&self.tree);
-        let builder = thread::Builder::new().name("loopfs-prune".to_owned());
-        match builder.spawn(move || self.serve()) {
+        let Self { tree, device } = self;
+        let its = Arc::clone(&tree);
+        match Line::start("loopfs-prune", &device, move |line| serve(&its, &line)) {
             Ok(thread) => Some(Pruning { tree, thread }),
             Err(error) => {
                 log::warn!("can't start the thread that asks the kernel to forget: {error}");
@@ -53,29 +48,30 @@ impl Pruner {
             }
         }
     }
+}
 
-    fn serve(self) {
-        while let Some(nodes) = self.tree.next_to_forget() {
-            let numbers: Vec<u64> = nodes.iter().map(|node| node.0).collect();
-            log::debug!(
-                "asking the kernel to forget what it can of {} inodes",
-                numbers.len()
-            );
-            match notify::forget_unused(self.device.as_fd(), &numbers) {
-                Ok(()) => {}
-                Err(Errno::INVAL) => {
-                    log::debug!("this kernel can't be asked to forget: that takes Linux 6.18");
-                    break;
-                }
-                // The connection has ended, or is about to.
-                Err(errno) => {
-                    log::debug!("asking the kernel to forget: {errno}");
-                    break;
-                }
+/// Of the tree it takes numbers, and no more: see [`Line`].
+fn serve(tree: &Loopback, line: &Line) {
+    while let Some(nodes) = tree.next_to_forget() {
+        let numbers: Vec<u64> = nodes.iter().map(|node| node.0).collect();
+        log::debug!(
+            "asking the kernel to forget what it can of {} inodes",
+            numbers.len()
+        );
+        match notify::forget_unused(line.device(), &numbers) {
+            Ok(()) => {}
+            Err(Errno::INVAL) => {
+                log::debug!("this kernel can't be asked to forget: that takes Linux 6.18");
+                break;
+            }
+            // The connection has ended, or is about to.
+            Err(errno) => {
+                log::debug!("asking the kernel to forget: {errno}");
+                break;
             }
         }
-        self.tree.end_of_shortages();
     }
+    tree.end_of_shortages();
 }
 
 impl Pruning {

@@ -36,6 +36,8 @@ pub struct Terms {
     pub(super) used: u64,
     /// It was told to open files without asking.
     pub(super) opens_unasked: bool,
+    /// It was told that it will hear of changes, and remembers until it does.
+    pub(super) coherent: bool,
 }
 
 impl Terms {
@@ -47,6 +49,7 @@ impl Terms {
             .number(self.offered)
             .number(self.used)
             .number(u8::from(self.opens_unasked))
+            .number(u8::from(self.coherent))
             .done()
     }
 
@@ -59,6 +62,7 @@ impl Terms {
             offered: reader.number()?,
             used: reader.number()?,
             opens_unasked: reader.number::<u8>()? != 0,
+            coherent: reader.number::<u8>()? != 0,
         };
         reader.is_done().then_some(terms)
     }
@@ -133,6 +137,7 @@ mod tests {
         offered: 0x0000_01ff_8000_0001,
         used: 1 << 39,
         opens_unasked: false,
+        coherent: true,
     };
 
     #[test]

@@ -105,6 +105,12 @@ impl Table {
             .map(|slot| Arc::clone(&slot.inode))
     }
 
+    /// Whether the kernel remembers an inode with that number.
+    #[must_use]
+    pub fn has(&self, node: NodeNo) -> bool {
+        node == NodeNo::ROOT || lock(self.shard(node)).contains(&node)
+    }
+
     /// The root, for a reply: the kernel remembers it without a count.
     pub fn root(self: &Arc<Self>) -> LookupRef {
         LookupRef {
@@ -209,13 +215,14 @@ impl Table {
             if let (Some(index), Some(slot)) = (self.index.get(), &removed) {
                 index.remove(&slot.inode);
             }
+            // Under the lock: the number may be another inode's a moment later, which is kept by that number as well.
+            if kept && removed.is_some() {
+                self.counting.give_up(node);
+            }
         }
         drop(shard);
         if removed.is_some() {
             self.one_less();
-            if kept {
-                self.counting.give_up(node);
-            }
         }
         if left.flatten().is_none() {
             log::warn!(
@@ -243,9 +250,9 @@ impl Table {
         let known = shard.get(&inode.number());
         if let Some(slot) = known.filter(|slot| std::ptr::eq(&raw const *slot.inode, inode)) {
             self.counting.note_no_more(slot.tally.get(), Flag::Kept);
+            // Under the lock, as above.
+            self.counting.give_up(inode.number());
         }
-        drop(shard);
-        self.counting.give_up(inode.number());
     }
 
     /// Notes something of an inode for a later process, if it is known.

@@ -481,7 +481,7 @@ impl Loopback {
     /// Whether the kernel may remember an inode.
     #[must_use]
     pub fn knows(&self, node: NodeNo) -> bool {
-        self.table.get(node).is_some()
+        self.table.has(node)
     }
 
     /// All inodes that the kernel remembers, and the root.

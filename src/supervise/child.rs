@@ -122,10 +122,13 @@ impl Supervisor {
         let socket = take_standard_input()
             .and_then(|socket| daemon::leave_terminal().map(|()| socket))
             .map_err(|error| lost(&error))?;
+        let link = Arc::new(Link::of(socket));
+        // Never closed but by the end of this process: the supervisor takes it for that.
+        std::mem::forget(Arc::clone(&link));
         // It was started as /proc/self/exe, which is what the kernel calls it. A name is a help, no more.
         let _ = rustix::thread::set_name(c"loopfs");
         Ok(Some(Self {
-            link: Arc::new(Link::of(socket)),
+            link,
             ready: Arc::default(),
             stored: Arc::default(),
             upgrading: Arc::default(),

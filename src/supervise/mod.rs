@@ -53,6 +53,11 @@ const FORWARDED: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
 /// The program that runs as this process, whatever lies at its path by now.
 const OURSELVES: &str = "/proc/self/exe";
 
+/// How long it may take to hear how a process died that nobody works in any more, while programs wait for the next one.
+const DIES: Duration = Duration::from_millis(200);
+/// The same while nobody waits.
+const DIES_SLOWLY: Duration = Duration::from_secs(5);
+
 /// Has a child make the mount and serve it, and others after it if it dies. `ready` is told once the mount can be used.
 pub fn run(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     let signals = begin()?;
@@ -64,6 +69,7 @@ pub fn run(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
         signals,
         place,
         process,
+        unburied: Vec::new(),
         program,
         earlier: None,
         upgrade: false,
@@ -114,6 +120,7 @@ pub fn go_on(config: &Config, succession: Succession) -> Result<ExitCode, Failur
         signals,
         place,
         process,
+        unburied: Vec::new(),
         program,
         earlier: None,
         upgrade: false,
@@ -173,6 +180,8 @@ struct Keeper {
     signals: SignalQueue,
     place: Place,
     process: Process,
+    /// Children before it that have not quite died yet.
+    unburied: Vec<Process>,
     /// What the next child runs.
     program: Program,
     /// What it runs if that one can't go on.
@@ -212,6 +221,7 @@ impl Keeper {
     /// Waits until something happens, and does what is to be done about it.
     fn attend(&mut self) -> Option<End> {
         let (spoke, died, signalled) = self.wait();
+        self.bury_others();
         // What it said last comes before its death.
         if (spoke || died)
             && let Some(end) = self.listen()
@@ -230,26 +240,48 @@ impl Keeper {
         None
     }
 
-    /// Whether the child has something to say, has died, or a signal has come that it would hear.
+    /// Whether the child has something to say, has died or as good as, or a signal has come that it would hear. Returns also
+    /// when one before it has died.
     fn wait(&self) -> (bool, bool, bool) {
         let [no, yes] = [PollFlags::empty(), PollFlags::IN];
         let hears = if self.process.is_up() { yes } else { no };
         let speaks = if self.process.is_connected() { yes } else { no };
-        let mut sources = [
+        let mut sources = vec![
             PollFd::from_borrowed_fd(self.process.link().as_fd(), speaks),
             PollFd::from_borrowed_fd(self.process.life(), yes),
             PollFd::from_borrowed_fd(self.signals.as_fd(), hears),
         ];
+        let others = self.unburied.iter();
+        sources.extend(others.map(|other| PollFd::from_borrowed_fd(other.life(), yes)));
         // What can fail is EINTR; then nothing is seen to have happened.
         if poll(&mut sources, None).is_err() {
             return (false, false, false);
         }
-        let [spoke, died, signalled] = sources.map(|source| !source.revents().is_empty());
+        let seen = |at: usize| sources.get(at).map_or(no, PollFd::revents);
+        let (said, died, signalled) = (seen(0), seen(1), seen(2));
         (
-            spoke && self.process.is_connected(),
-            died,
-            signalled && self.process.is_up(),
+            said.contains(yes) && self.process.is_connected(),
+            !died.is_empty() || said.contains(PollFlags::HUP),
+            !signalled.is_empty() && self.process.is_up(),
         )
+    }
+
+    /// Another child takes the place of the one that is gone.
+    fn succeed(&mut self, process: Process) {
+        let before = std::mem::replace(&mut self.process, process);
+        if before.is_unburied() {
+            log::debug!(
+                "process {} has not quite died: a thread of it waits for an answer",
+                before.pid()
+            );
+            self.unburied.push(before);
+        }
+    }
+
+    /// Those of the others that have died by now.
+    fn bury_others(&mut self) {
+        let is_left = |other: &mut Process| matches!(other.reap(Duration::ZERO), Ok(None));
+        self.unburied.retain_mut(is_left);
     }
 
     fn listen(&mut self) -> Option<End> {
@@ -401,9 +433,19 @@ impl Keeper {
         Some(Ok(ExitCode::Success))
     }
 
-    /// The child is dead: what follows depends on its last word.
+    /// The child is dead, or as good as: what follows depends on its last word.
     fn bury(&mut self) -> Option<End> {
-        let status = match self.process.reap() {
+        self.process.kill_and_wait();
+        // It may have said something until then.
+        if let Some(end) = self.listen() {
+            return Some(end);
+        }
+        let patience = if self.process.has_last_word() || !self.is_restartable() {
+            DIES_SLOWLY
+        } else {
+            DIES
+        };
+        let status = match self.process.reap(patience) {
             Ok(status) => status,
             Err(error) => return Some(Err(system("lost the process that serves", &error))),
         };
@@ -439,13 +481,15 @@ impl Keeper {
         self.follow(status, &how)
     }
 
+    /// Whether another child could go on with the mount.
+    fn is_restartable(&self) -> bool {
+        let mount = self.mount.as_ref();
+        mount.is_some_and(|mount| mount.mounted.restartable)
+    }
+
     /// Starts another child, or gives up.
-    fn follow(&mut self, status: WaitStatus, how: &str) -> Option<End> {
-        let restartable = self
-            .mount
-            .as_ref()
-            .is_some_and(|mount| mount.mounted.restartable);
-        if !restartable {
+    fn follow(&mut self, status: Option<WaitStatus>, how: &str) -> Option<End> {
+        if !self.is_restartable() {
             self.take_down();
             let text =
                 format!("the serving process {how}; the mount is taken down: start it again");
@@ -456,10 +500,12 @@ impl Keeper {
         }
         self.died.get_or_insert_with(Instant::now);
         log::warn!("the serving process {how}; another one goes on");
-        let mut death = if status.terminating_signal() == Some(Signal::KILL.as_raw()) {
-            Death::Killed
-        } else {
+        // How it died may not be known yet; programs wait then.
+        let by_itself = status.is_some_and(|status| !was_killed(status));
+        let mut death = if by_itself {
             Death::Crashed
+        } else {
+            Death::Killed
         };
         loop {
             match self.pace.died(death, Instant::now()) {
@@ -472,7 +518,7 @@ impl Keeper {
             }
             match self.program.start() {
                 Ok(process) => {
-                    self.process = process;
+                    self.succeed(process);
                     return None;
                 }
                 Err(error) => log::error!("can't start the process that serves: {error}"),
@@ -519,7 +565,14 @@ impl Keeper {
     }
 }
 
-fn describe(status: WaitStatus) -> String {
+fn was_killed(status: WaitStatus) -> bool {
+    status.terminating_signal() == Some(Signal::KILL.as_raw())
+}
+
+fn describe(status: Option<WaitStatus>) -> String {
+    let Some(status) = status else {
+        return "is gone".to_owned();
+    };
     match (status.terminating_signal(), status.exit_status()) {
         (Some(signal), _) => format!("was killed by signal {signal}"),
         (None, Some(code)) => format!("ended with status {code} and without a word"),
@@ -528,10 +581,9 @@ fn describe(status: WaitStatus) -> String {
 }
 
 /// A death before the mount could be used.
-fn failed_start(status: WaitStatus, how: &str) -> Failure {
-    let asked = FORWARDED
-        .iter()
-        .any(|signal| status.terminating_signal() == Some(signal.as_raw()));
+fn failed_start(status: Option<WaitStatus>, how: &str) -> Failure {
+    let by = status.and_then(WaitStatus::terminating_signal);
+    let asked = FORWARDED.iter().any(|signal| by == Some(signal.as_raw()));
     let code = if asked {
         ExitCode::Interrupted
     } else {

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -32,6 +32,7 @@ pub(crate) struct Process {
     connected: bool,
     stage: Stage,
     last_word: Option<Report>,
+    reaped: bool,
 }
 
 /// How far it has come.
@@ -103,6 +104,7 @@ impl Program {
             connected: true,
             stage: Stage::Starting,
             last_word: None,
+            reaped: false,
         })
     }
 }
@@ -129,6 +131,7 @@ impl Process {
             connected: true,
             stage: Stage::Serving,
             last_word: None,
+            reaped: false,
         })
     }
 
@@ -136,7 +139,7 @@ impl Process {
         self.pid
     }
 
-    /// Readable when it has said something.
+    /// Readable when it has said something, and hung up when it has ended, or as good as: see [`Self::kill_and_wait`].
     pub(crate) fn link(&self) -> &Link {
         &self.link
     }
@@ -225,23 +228,63 @@ impl Process {
         self.signal(Signal::KILL);
     }
 
+    /// Kills it, and waits until it does nothing any more that was asked of it.
+    ///
+    /// It may be long before it is dead: a thread that tells the kernel of changes may wait for a lock, whose owner waits for an
+    /// answer that the next process gives. But its end of the socket, which no code of it closes, is closed by the last of all
+    /// other threads when that has made its last system call (`do_exit`, `exit_files`); the ones that tell share no descriptors
+    /// with them (`fuse/line.rs`), and do nothing else. So it is killed first, and the socket is looked at then.
+    pub(crate) fn kill_and_wait(&self) {
+        self.kill();
+        loop {
+            let mut ends = [
+                PollFd::new(&self.link, PollFlags::empty()),
+                PollFd::new(&self.life, PollFlags::IN),
+            ];
+            // What can fail is EINTR.
+            if poll(&mut ends, None).is_ok() && ends.iter().any(|it| !it.revents().is_empty()) {
+                return;
+            }
+        }
+    }
+
     /// It ends, and has said how that is to be taken.
     pub(crate) fn last_word(&mut self, report: Report) {
         self.last_word = Some(report);
+    }
+
+    pub(crate) fn has_last_word(&self) -> bool {
+        self.last_word.is_some()
     }
 
     pub(crate) fn take_last_word(&mut self) -> Option<Report> {
         self.last_word.take()
     }
 
-    /// How it died; waits until it has.
-    pub(crate) fn reap(&mut self) -> io::Result<WaitStatus> {
+    /// How it died; `None` if that is not known within `patience`.
+    pub(crate) fn reap(&mut self, patience: Duration) -> io::Result<Option<WaitStatus>> {
+        let end = Instant::now() + patience;
         loop {
-            match waitpid(Some(self.pid), WaitOptions::empty()) {
-                Ok(Some((_, status))) => return Ok(status),
+            let left = end.saturating_duration_since(Instant::now());
+            let mut life = [PollFd::new(&self.life, PollFlags::IN)];
+            if let Ok(left) = Timespec::try_from(left) {
+                // An interruption makes it shorter, that is all.
+                let _ = poll(&mut life, Some(&left));
+            }
+            match waitpid(Some(self.pid), WaitOptions::NOHANG) {
+                Ok(Some((_, status))) => {
+                    self.reaped = true;
+                    return Ok(Some(status));
+                }
+                Ok(None) if left.is_zero() => return Ok(None),
                 Ok(None) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+
+    /// Whether it is still to be reaped.
+    pub(crate) fn is_unburied(&self) -> bool {
+        !self.reaped
     }
 }

@@ -7,7 +7,7 @@ use super::message::{Order, Report};
 use super::pace::Death;
 use super::process::{Process, Program};
 use super::succession::Leaving;
-use super::{End, Keeper, Mount, system};
+use super::{DIES, DIES_SLOWLY, End, Keeper, Mount, system};
 
 /// How long a program may take to get ready to go on before it is taken for one that can't.
 const GETS_READY: Duration = Duration::from_secs(10);
@@ -35,12 +35,11 @@ impl Keeper {
             }
         }
         self.died = Some(Instant::now());
-        self.process.kill();
-        let last = self.process.reap();
+        self.process.kill_and_wait();
         if let Some(over) = self.listen() {
             return Some(over);
         }
-        if let Err(error) = last {
+        if let Err(error) = self.process.reap(Duration::ZERO) {
             return Some(Err(system("lost the process that serves", &error)));
         }
         if let Some(Report::Ended { code, .. }) = self.process.take_last_word() {
@@ -48,7 +47,7 @@ impl Keeper {
             return Some(Ok(code));
         }
         self.earlier = Some(std::mem::replace(&mut self.program, program));
-        self.process = process;
+        self.succeed(process);
         if let Err(error) = self.give_word() {
             log::error!("the process that is to serve can't be told so: {error}");
             self.process.kill();
@@ -87,7 +86,7 @@ impl Keeper {
             Err(why) => {
                 process.kill();
                 // It is dead, so this waits for nothing.
-                let _ = process.reap();
+                let _ = process.reap(DIES_SLOWLY);
                 Err(format!("{} can't go on: {why}", path.display()))
             }
         }
@@ -111,7 +110,11 @@ impl Keeper {
 
     /// Becomes the program that its child has become. That one has understood already what it is handed here; who can't go
     /// on all the same ends, and the child, which hears that, ends in order.
-    pub(super) fn upgrade_itself(&self) {
+    pub(super) fn upgrade_itself(&mut self) {
+        // The next program does not know of them. By now there is somebody to answer what they may have waited for.
+        for other in &mut self.unburied {
+            let _ = other.reap(DIES);
+        }
         let Some(mount) = &self.mount else {
             return;
         };

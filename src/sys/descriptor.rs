@@ -8,6 +8,9 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use rustix::io::FdFlags;
 
+/// The first descriptor that is not a standard stream.
+const FIRST: u32 = 3;
+
 /// Has the number of `old` stand for what `new` is open on, from now on. Its owner keeps owning that number, and closes it
 /// like any other; what it was open on is closed now.
 pub fn replace(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
@@ -37,15 +40,74 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Gives this thread a table of descriptors of its own, with the standard streams and `kept` in it and nothing else: what
+/// other threads open and close is none of its business any more, and the other way round.
+///
+/// From now on the thread must not use, nor be the one to drop, whatever owns another descriptor: the number means nothing
+/// here, or something else. Threads that it starts are like it.
+pub fn leave_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
+    let kept = kept.as_raw_fd().unsigned_abs();
+    // What is above is not even copied.
+    close_range(kept + 1, u32::MAX, libc::CLOSE_RANGE_UNSHARE)?;
+    if kept > FIRST {
+        close_range(FIRST, kept - 1, 0)?;
+    }
+    Ok(())
+}
+
+fn close_range(first: u32, last: u32, flags: u32) -> io::Result<()> {
+    // SAFETY: with the flag, or after a call with it, the table is this thread's alone: what other threads own stays open for
+    // them, and this one promises not to use it.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 #[cfg(all(test, not(loom)))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs::File;
     use std::io::{Read as _, Write as _};
-    use std::os::fd::AsFd as _;
+    use std::os::fd::{AsFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
     use std::os::unix::net::UnixStream;
+    use std::thread;
 
     use super::*;
+
+    #[test]
+    fn a_thread_with_a_table_of_its_own_keeps_nothing_open_and_closes_nothing() {
+        let (mut kept, mut kept_peer) = UnixStream::pair().unwrap();
+        let (mut other, mut other_peer) = UnixStream::pair().unwrap();
+        let number = kept.as_raw_fd();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (told, hear) = std::sync::mpsc::channel();
+        let alone = thread::spawn(move || {
+            // SAFETY: in this thread's table it is this thread's.
+            let own = unsafe { OwnedFd::from_raw_fd(number) };
+            leave_all_but(own.as_fd()).unwrap();
+            told.send(()).unwrap();
+            let _ = wait.recv();
+            File::from(own).write_all(b"from the thread").unwrap();
+        });
+        hear.recv().unwrap();
+        // It does not keep this open ...
+        other.write_all(b"last").unwrap();
+        drop(other);
+        let mut text = String::new();
+        other_peer.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "last");
+        // ... and has closed its own of the other only.
+        drop(go);
+        alone.join().unwrap();
+        kept.write_all(b", and from here").unwrap();
+        // SAFETY: it is owned here.
+        drop(unsafe { OwnedFd::from_raw_fd(kept.into_raw_fd()) });
+        let mut text = String::new();
+        kept_peer.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "from the thread, and from here");
+    }
 
     #[test]
     fn who_owns_it_goes_on_with_what_it_stands_for_now() {

@@ -10,7 +10,8 @@
 //! statx; then the recycled 32-bit one together with device, type and source). In `sys/fs.rs`:
 //! `openat2`. In `sys/mount.rs`: `private-copy` (of SRC's mount, for `--one-file-system`). In
 //! `loopback/`: `file-handles`, `fanotify`, `backing-by-path` (`O_PATH` descriptors as backing files). In `fuse/`: `passthrough`, `prune`,
-//! `no-opens` (files opened without a request, `--io cached`).
+//! `no-opens` (files opened without a request, `--io cached`), `another-device` (of the connection, for who tells the kernel of
+//! changes; then one is shared).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;

@@ -15,6 +15,7 @@
 pub mod ask;
 pub mod by_number;
 pub mod caller;
+pub mod connection;
 pub mod cpu_latency;
 pub mod creds;
 pub mod descriptor;

@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::io::{Errno, Result};
 
+/// `FUSE_NOTIFY_INVAL_INODE` (linux/fuse.h): what is remembered of an inode may have changed.
+const INVAL_INODE: i32 = 2;
 /// `FUSE_NOTIFY_INVAL_ENTRY` (linux/fuse.h): what a name leads to may have changed.
 const INVAL_ENTRY: i32 = 3;
 /// `FUSE_EXPIRE_ONLY`: the name is to be looked up anew, as if its time had passed.
@@ -45,6 +47,16 @@ pub fn expire_name(device: BorrowedFd<'_>, parent: u64, name: &OsStr) -> Result<
     rustix::io::retry_on_intr(|| rustix::io::write(device, &message)).map(drop)
 }
 
+/// Has the kernel ask anew for the attributes of an inode, and for what is in it if `contents` is set, after writing that
+/// back. `ENOENT` if it does not know the inode. `device` is the connection's /dev/fuse.
+///
+/// Never to be called while a request is being served: the kernel waits for pages that are being read, and for an inode that it is
+/// about to forget.
+pub fn forget_inode(device: BorrowedFd<'_>, node: u64, contents: bool) -> Result<()> {
+    let message = node_message(node, contents).ok_or(Errno::OVERFLOW)?;
+    rustix::io::retry_on_intr(|| rustix::io::write(device, &message)).map(drop)
+}
+
 /// Has the kernel forget all names, and what is mounted on them with them. `EINVAL` before Linux 6.16.
 pub fn forget_all_names(device: BorrowedFd<'_>) -> Result<()> {
     let message = header(HEADER, INC_EPOCH).ok_or(Errno::OVERFLOW)?;
@@ -81,6 +93,17 @@ fn name_message(parent: u64, name: &[u8]) -> Option<Vec<u8>> {
     Some(message)
 }
 
+/// With `struct fuse_notify_inval_inode_out`: inode, where it begins, how long it is. From a negative offset on it is the
+/// attributes alone, and without a length all that follows.
+fn node_message(node: u64, contents: bool) -> Option<Vec<u8>> {
+    let offset: i64 = if contents { 0 } else { -1 };
+    let mut message = header(HEADER + 24, INVAL_INODE)?;
+    message.extend(node.to_ne_bytes());
+    message.extend(offset.to_ne_bytes());
+    message.extend(0_i64.to_ne_bytes());
+    Some(message)
+}
+
 fn prune_message(nodes: &[u64]) -> Option<Vec<u8>> {
     let len = HEADER + PRUNE_HEADER + size_of_val(nodes);
     let mut message = header(len, PRUNE)?;
@@ -113,5 +136,13 @@ mod tests {
         };
         let node = |at| node(at).map(u64::from_ne_bytes);
         assert_eq!((node(32), node(40)), (Some(7), Some(9)));
+        let message = node_message(7, false).unwrap_or_default();
+        let wanted = [40_u32.to_ne_bytes(), 2_u32.to_ne_bytes()].concat();
+        let wanted = [
+            wanted,
+            [0_u64, 7, u64::MAX, 0].map(u64::to_ne_bytes).concat(),
+        ]
+        .concat();
+        assert_eq!(message, wanted);
     }
 }

@@ -109,10 +109,32 @@ impl Watched {
         wait_readable(&[(self.fd.as_fd(), PollFlags::IN)], limit)
     }
 
+    /// Waits until a thread of it waits in the kernel, and for nothing that a signal could end.
+    #[track_caller]
+    pub(crate) fn wait_stuck(&self, thread: &str) {
+        // Many waits of that kind are over at once.
+        let mut seen = 0;
+        eventually("a thread is stuck in the kernel", super::LIMIT, || {
+            let is_stuck = thread_state(self.pid, thread) == Some('D');
+            seen = if is_stuck { seen + 1 } else { 0 };
+            seen > 20
+        });
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         // ESRCH is the one error possible here: it has ended, which is what signals are sent for.
         let _ = kill_process(self.pid, signal);
     }
+}
+
+/// The state of the thread with that name, as in /proc/PID/stat.
+fn thread_state(pid: Pid, name: &str) -> Option<char> {
+    let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).ok()?;
+    let stat = threads.flatten().find_map(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
+        stat.contains(&format!("({name})")).then_some(stat)
+    })?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
 /// Waits until one of `fds` has one of its events; false when `limit` passes first.

@@ -103,10 +103,10 @@ impl Supervised {
     }
 }
 
-/// The one child of a process, if it has one now.
+/// The last child of a process, if it has one now: one before it may not have died quite yet.
 pub(crate) fn child_of(pid: Pid) -> Option<Watched> {
     let pid = pid.as_raw_nonzero();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    let child = children.split_whitespace().next()?.parse().ok()?;
+    let child = children.split_whitespace().last()?.parse().ok()?;
     Watched::new(Pid::from_raw(child)?)
 }
