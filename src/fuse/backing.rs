@@ -308,3 +308,116 @@ impl Backings {
         last.map(|node| node.way)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use std::collections::HashMap;
+    use std::ffi::OsStr;
+    use std::fs::File;
+    use std::os::fd::BorrowedFd;
+    use std::path::Path;
+
+    use super::*;
+    use crate::loopback::Settings;
+    use crate::survive::{Keeper, State, Survival};
+
+    /// Nothing without a name is open here.
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Keeper for Nobody {
+        fn keep(&self, _: u64, _: BorrowedFd<'_>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn give_up(&self, _: u64) {}
+    }
+
+    fn serve(source: &Path, state: &State) -> Loopback {
+        let memory = state.as_fd().try_clone_to_owned().unwrap();
+        let survival = Survival {
+            state: Arc::new(State::open(memory).unwrap()),
+            keeper: Arc::new(Nobody),
+            kept: HashMap::new(),
+        };
+        let settings = Settings {
+            file_limit: 1024,
+            one_file_system: false,
+            noatime: false,
+        };
+        Loopback::open_to_survive(source, &settings, survival).unwrap()
+    }
+
+    const READ: i32 = 0; // O_RDONLY, open(2)
+    const WRITE: i32 = 1;
+
+    #[test]
+    fn a_process_goes_on_with_the_ways_that_files_are_open_in() {
+        let (source, state) = (tempfile::tempdir().unwrap(), State::create().unwrap());
+        let tree = serve(source.path(), &state);
+        let open = |name: &str, flags: &[i32], way: u64| {
+            std::fs::write(source.path().join(name), "").unwrap();
+            let found = tree.lookup(NodeNo::ROOT, OsStr::new(name)).unwrap();
+            let node = found.attr.ino;
+            found.lookup.into_kernel();
+            let handle = |flags: &i32| {
+                let handle = tree.open_file(node, *flags, true).unwrap().handle;
+                tree.note_way(handle, way);
+                handle
+            };
+            let handles: Vec<u64> = flags.iter().map(handle).collect();
+            (node, handles)
+        };
+        let passed = |id| {
+            let device = Weak::new();
+            Way::Passthrough(Arc::new(Backing { id, device })).recorded()
+        };
+        let (passes, _) = open("passes", &[READ, WRITE], passed(7));
+        let (direct, _) = open("direct", &[READ], Way::Direct.recorded());
+        let (cached, _) = open("cached", &[WRITE], Way::Cached.recorded());
+        // Closed, but the backing file was not given up yet.
+        let (closing, handles) = open("closing", &[READ], passed(9));
+        tree.note_closing(handles[0]);
+        // Somebody else has that one open.
+        let (_, handles) = open("passes", &[READ], passed(7));
+        tree.note_closing(handles[0]);
+        tree.opendir(NodeNo::ROOT, READ).unwrap();
+        tree.note_backing(9);
+        drop(tree);
+
+        let tree = serve(source.path(), &state);
+        let device = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
+        let backings = Backings::new(Io::Auto, false, &device);
+        backings.go_on(&tree);
+        let still_open = tree.was_open();
+        assert!(still_open.iter().all(|one| !one.closing));
+        assert_eq!(still_open.len(), 5, "and the directory");
+        assert!(!backings.is_open(closing) && !backings.is_open(NodeNo::ROOT));
+        // Whoever opens it now has it in the same way.
+        let again = |node| {
+            let register = || panic!("it is open already");
+            backings.opened(node, (true, false), register)
+        };
+        assert!(matches!(again(passes), Way::Passthrough(it) if it.id() == 7));
+        assert!(matches!(again(direct), Way::Direct));
+        assert!(matches!(again(cached), Way::Cached));
+        // Its writers are known too.
+        let mut ignored = false;
+        backings.written(passes, || {
+            ignored = true;
+            true
+        });
+        assert!(ignored);
+        let mut heard = false;
+        assert!(backings.released(passes, false, || heard = true).is_none());
+        assert!(!heard, "somebody writes still");
+        assert!(backings.released(passes, true, || heard = true).is_none());
+        assert!(heard);
+        let last = backings.released(passes, false, || {});
+        assert!(matches!(last, Some(Way::Passthrough(it)) if it.id() == 7));
+        assert!(!backings.is_open(passes));
+        assert!(backings.released(direct, false, || {}).is_none());
+        assert!(backings.released(direct, false, || {}).is_some());
+    }
+}
