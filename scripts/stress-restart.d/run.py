@@ -70,7 +70,8 @@ class Mount:
                 found = children.read().split()
         except FileNotFoundError:
             return None
-        return int(found[0]) if found else None
+        # One before it may not have died quite yet.
+        return int(found[-1]) if found else None
 
     def descriptors(self, pid):
         return len(os.listdir(f"/proc/{pid}/fd"))
@@ -170,6 +171,14 @@ def stress(options, mount):
     # What is closed is given back. The kernel tells of closed files a little later.
     with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as caches:
         caches.write("2")
+    # Of what was forgotten in the moment of a kill the kernel is asked some seconds later.
+    def searched():
+        log = mount.log()
+        return log.rfind("did not get to note") > log.rfind("is served again")
+    try:
+        wait_for("the search", searched)
+    except TimeoutError:
+        wrong.append("what was forgotten in the moment of a kill is not searched for")
     try:
         wait_for("descriptors", lambda: mount.descriptors(mount.process.pid) <= before)
     except TimeoutError:

@@ -4,7 +4,7 @@
 //! method an operation), [`reply`] (a value into fuser's reply), [`opening`], [`backing`] and [`wrap`]
 //! (files, and those that the kernel reads and writes by itself), [`convert`] (our types and
 //! fuser's), [`cache`] (what the kernel is to forget), [`lock`] (locks that reach SRC), on threads of their own ([`workers`]) under watch
-//! ([`waiters`]), [`spare`] (what waits for a disk, on an event loop), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`journal`] (what a killed process leaves half-done), [`line`] (telling what may keep the teller waiting), [`lack`] (too few descriptors, told), [`resume`] (a connection that another process has begun). fuser's
+//! ([`waiters`]), [`spare`] (what waits for a disk, on an event loop), [`follow`] (what others change in SRC, the kernel is told), [`awake`] (`--low-latency`), [`prune`] (asking the kernel to forget), [`journal`] (what a killed process leaves half-done), [`line`] (telling what may keep the teller waiting), [`lack`] (too few descriptors, told), [`resume`] (a connection that another process has begun), [`lost`] (what that one did not get to forget). fuser's
 //! own mounting and unmounting are never used: `attach` does that, exactly.
 
 mod adapter;
@@ -17,6 +17,7 @@ mod journal;
 mod lack;
 mod line;
 mod lock;
+mod lost;
 mod opening;
 mod prune;
 mod reply;
@@ -47,6 +48,7 @@ use cache::KernelCache;
 use follow::{Follower, Following};
 use journal::Journal;
 use lock::Forward;
+use lost::Search;
 use opening::Opener;
 use prune::Pruner;
 use resume::Rehearsal;
@@ -83,6 +85,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Server {
     session: fuser::Session<Adapter>,
+    tree: Arc<Loopback>,
     pruner: Pruner,
     backings: Arc<Backings>,
     /// For giving up backing files, as long as there is a connection.
@@ -200,7 +203,7 @@ impl Server {
             is_not_asked: options.io == Io::Cached && follower.is_ok(),
         };
         let told = (begun_on, Arc::clone(&agreed), follower.is_ok());
-        let adapter = Adapter::new(tree, service, forward, opener, options, told);
+        let adapter = Adapter::new(Arc::clone(&tree), service, forward, opener, options, told);
         let (resumes, device) = match begun_on {
             None => (None, device),
             Some(terms) => Rehearsal::begin(&terms).map(|(it, end)| (Some(it), end))?,
@@ -234,6 +237,7 @@ impl Server {
         }
         Ok(Self {
             session,
+            tree,
             pruner,
             backings,
             connection,
@@ -298,6 +302,7 @@ impl Server {
     /// }
     /// ```
     pub fn run(self) -> Ended {
+        let goes_on = self.resumes.is_some();
         if let Some(rehearsal) = self.resumes
             && let Err(error) = rehearsal.take_over(self.session.as_fd(), self.connection.as_fd())
         {
@@ -309,6 +314,11 @@ impl Server {
             Err(_) => None,
         };
         let pruning = self.pruner.start();
+        let search = goes_on.then(|| Search::start(&self.tree, &self.connection));
+        let search = search.transpose().unwrap_or_else(|error| {
+            log::warn!("what the last process did not get to forget stays in memory: {error}");
+            None
+        });
         let waking = self
             .awake
             .and_then(|(awake, counters)| awake.start(counters));
@@ -319,6 +329,7 @@ impl Server {
         if let Some(pruning) = pruning {
             pruning.end();
         }
+        search.into_iter().for_each(Search::end);
         following.into_iter().for_each(Following::end);
         drop(self.connection);
         Ended { result }

@@ -226,6 +226,10 @@ impl Service {
         // It has no caller: the kernel forgets when it likes.
         let begun = self.counters.begin(op, node, 0);
         self.guarded(begun, || {
+            if let Some(Fault::Errno(_)) = self.faults.get(op) {
+                // As if this process had been killed right now.
+                return self.counters.end(begun, Outcome::Failed);
+            }
             f();
             self.counters.end(begun, Outcome::Served);
         });

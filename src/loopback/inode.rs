@@ -59,7 +59,7 @@ pub struct Inode {
     /// What was told of its size and times last, as [`stamp`] has it; of a directory, where it was found last,
     /// as [`place`] has it, or 0.
     stamp: AtomicU32,
-    /// [`USED`], [`KEPT`], [`TOLD`], [`MAPPABLE`], [`UNHEARD`].
+    /// [`USED`], [`KEPT`], [`TOLD`], [`MAPPABLE`], [`UNHEARD`], [`INHERITED`].
     flags: AtomicU8,
     /// When it was made, as [`birth`] has it.
     birth: [u8; 2],
@@ -78,6 +78,9 @@ const MAPPABLE: u8 = 8;
 
 /// Somebody writes to it in SRC by the kernel's own way, of which the daemon does not hear.
 const UNHEARD: u8 = 16;
+
+/// All that is counted of it was counted by an earlier process. Set and read under the lock of its shard of the table.
+const INHERITED: u8 = 32;
 
 /// How it is reached.
 #[derive(Debug)]
@@ -168,7 +171,7 @@ impl Inode {
             birth,
             reach,
         } = node;
-        let mut own_flags = 0;
+        let mut own_flags = INHERITED;
         let mut identity = Identity { mount, device, ino };
         let reach = match reach {
             Found::Handle(kind, bytes) => {
@@ -427,6 +430,18 @@ impl Inode {
 
     fn has(&self, flag: u8) -> bool {
         self.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
+    /// Its count changes.
+    pub(super) fn is_counted(&self) {
+        if self.is_inherited() {
+            self.flags.fetch_and(!INHERITED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether its count is as an earlier process has left it.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.has(INHERITED)
     }
 
     /// Asks for its descriptor back.

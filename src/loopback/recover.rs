@@ -133,6 +133,18 @@ impl Loopback {
         state.map_or(0, |state| state.highest_backing())
     }
 
+    /// The inodes of which all was counted by an earlier process: whoever asks the kernel may find that it does not know some of
+    /// them.
+    #[must_use]
+    pub fn inherited(&self) -> Vec<NodeNo> {
+        self.table.inherited()
+    }
+
+    /// The kernel does not know an inode of those. Whether it was dropped: it may have been asked for meanwhile.
+    pub fn set_aside(&self, node: NodeNo) -> bool {
+        self.table.set_aside(node).is_some()
+    }
+
     fn recover(
         &self,
         state: &Arc<State>,
@@ -144,6 +156,10 @@ impl Loopback {
         let mount = self.descriptors.mount_id();
         for (place, node) in state.known() {
             let flags = state.flags(place);
+            if Flag::Aside.is_in(flags) {
+                self.table.enter_aside(NodeNo(node.number), place);
+                continue;
+            }
             let is_kept = Flag::Kept.is_in(flags);
             let object = kept.remove(&node.number).filter(|_| is_kept);
             if let Some(inode) = Inode::recorded(node, flags, mount, object) {

@@ -10,7 +10,7 @@
 
 use std::borrow::Borrow;
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::os::fd::BorrowedFd;
 
@@ -72,6 +72,34 @@ pub struct Table {
     forgotten: AtomicUsize,
     /// Where [`Self::some`] goes on.
     next_shard: AtomicUsize,
+    aside: Aside,
+}
+
+/// Counts of inodes that the kernel does not know, and was never heard to forget ([`Table::set_aside`]). Changed and looked at under
+/// the lock of the shard that the inode would be in.
+#[derive(Debug, Default)]
+struct Aside {
+    /// How many there are: mostly none, and then nobody looks.
+    number: AtomicUsize,
+    tallies: Mutex<HashMap<NodeNo, Tally>>,
+}
+
+impl Aside {
+    fn insert(&self, node: NodeNo, tally: Tally) {
+        let mut tallies = lock(&self.tallies);
+        tallies.insert(node, tally);
+        self.number.store(tallies.len(), Ordering::Relaxed);
+    }
+
+    fn take(&self, node: NodeNo) -> Option<Tally> {
+        if self.number.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let mut tallies = lock(&self.tallies);
+        let tally = tallies.remove(&node);
+        self.number.store(tallies.len(), Ordering::Relaxed);
+        tally
+    }
 }
 
 impl Table {
@@ -85,6 +113,7 @@ impl Table {
             index: OnceLock::new(),
             forgotten: AtomicUsize::new(0),
             next_shard: AtomicUsize::new(0),
+            aside: Aside::default(),
         }
     }
 
@@ -137,6 +166,7 @@ impl Table {
         let mut shard = lock(self.shard(number));
         let inode = if let Some(known) = shard.get(&number) {
             if known.inode.is(&found) {
+                known.inode.is_counted();
                 known.tally.set(self.counting.up(known.tally.get()));
                 Arc::clone(&known.inode)
             } else {
@@ -149,7 +179,8 @@ impl Table {
                 Arc::clone(&found)
             }
         } else {
-            shard.insert(enter(None));
+            // What was counted before may still be given back, under the same number.
+            shard.insert(enter(self.aside.take(number)));
             if let Some(index) = self.index.get() {
                 index.insert(&found);
             }
@@ -184,6 +215,7 @@ impl Table {
     ) -> Option<LookupRef> {
         let shard = lock(self.shard(number));
         let known = shard.get(&number).filter(|known| is_it(&known.inode))?;
+        known.inode.is_counted();
         known.tally.set(self.counting.up(known.tally.get()));
         let inode = Arc::clone(&known.inode);
         drop(shard);
@@ -204,10 +236,21 @@ impl Table {
         let mut kept = false;
         let left = shard.get(&node).map(|slot| {
             kept = self.counting.is_kept(slot.tally.get());
+            slot.inode.is_counted();
             let (left, tally) = self.counting.down(slot.tally.get(), count);
             slot.tally.set(tally);
             left
         });
+        let left = match left {
+            Some(left) => Some(left),
+            None => self.aside.take(node).map(|tally| {
+                let (left, tally) = self.counting.down(tally, count);
+                if left.is_some_and(|left| left > 0) {
+                    self.aside.insert(node, tally);
+                }
+                left
+            }),
+        };
         let mut removed = None;
         if matches!(left, Some(None | Some(0))) {
             removed = shard.take(&node);
@@ -232,6 +275,53 @@ impl Table {
         }
         // Its descriptor is closed by whoever drops it, after the lock.
         removed.map(|slot| slot.inode)
+    }
+
+    /// The inodes of which all was counted by an earlier process.
+    #[must_use]
+    pub fn inherited(&self) -> Vec<NodeNo> {
+        let inherited = |shard: &Mutex<HashSet<Slot>>| -> Vec<NodeNo> {
+            let shard = lock(shard);
+            let inherited = shard.iter().filter(|slot| slot.inode.is_inherited());
+            inherited.map(|slot| slot.inode.number()).collect()
+        };
+        self.shards.iter().flat_map(inherited).collect()
+    }
+
+    /// The kernel does not know an inode, of which all was counted by an earlier process: it is dropped, but for its count. The
+    /// inode, unless something was counted meanwhile, or it is in use.
+    ///
+    /// The count stays because the kernel may yet give it back, for whatever reason: then it is taken down by as much, as it would have been;
+    /// and if the number is taken again before that, it is counted together with what is counted then, as where a number is used
+    /// again ([`Self::take`]). So no count is ever wrong, not even if the inode should not have been dropped.
+    pub(super) fn set_aside(&self, node: NodeNo) -> Option<Arc<Inode>> {
+        let mut shard = lock(self.shard(node));
+        let slot = shard.get(&node)?;
+        let tally = slot.tally.get();
+        let is_kept = self.counting.is_kept(tally);
+        if !slot.inode.is_inherited()
+            || Arc::strong_count(&slot.inode) > 1
+            || !self.counting.set_aside(tally)
+        {
+            return None;
+        }
+        let slot = shard.take(&node)?;
+        self.aside.insert(node, tally);
+        if let Some(index) = self.index.get() {
+            index.remove(&slot.inode);
+        }
+        if is_kept {
+            self.counting.give_up(node);
+        }
+        shrink(&mut shard);
+        drop(shard);
+        self.one_less();
+        Some(slot.inode)
+    }
+
+    /// Enters the count of an inode that an earlier process has set aside.
+    pub(super) fn enter_aside(&self, node: NodeNo, place: Place) {
+        self.aside.insert(node, Tally::of(place));
     }
 
     /// Has a descriptor of an inode kept outside of this process, if there is somebody who would: it can't be found

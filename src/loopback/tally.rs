@@ -135,6 +135,16 @@ impl Counting {
         }
     }
 
+    /// Notes that the kernel does not know an inode, but may give its count back. False if that is not noted: it is not from an
+    /// earlier process.
+    pub(super) fn set_aside(&self, tally: Tally) -> bool {
+        let record = self.record(tally);
+        if let Some((state, place)) = record {
+            state.set_aside(place);
+        }
+        record.is_some()
+    }
+
     /// Has a descriptor kept outside of this process; whether it is.
     pub(super) fn keep(&self, node: NodeNo, object: BorrowedFd<'_>) -> bool {
         let Some((_, keeper)) = self.outliving() else {

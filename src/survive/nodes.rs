@@ -67,6 +67,8 @@ pub enum Flag {
     Kept = 1 << node::COUNT_BITS,
     /// It may be mapped for writing without a word to anybody.
     Mappable = 2 << node::COUNT_BITS,
+    /// The kernel does not know it: only the count is of use, should it give that back after all.
+    Aside = 4 << node::COUNT_BITS,
 }
 
 impl Flag {
@@ -315,6 +317,11 @@ impl State {
     pub fn note_no_more(&self, place: Place, flag: Flag) {
         let at = self.at(place) + node::COUNT;
         self.words.store(at, self.words.load(at) & !(flag as u64));
+    }
+
+    /// Notes that the kernel does not know it, and nothing else of it any more.
+    pub fn set_aside(&self, place: Place) {
+        self.set_count(place, self.lookups(place) | Flag::Aside as u64);
     }
 
     /// Sets a count, and the flags above it.

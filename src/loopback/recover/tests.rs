@@ -180,3 +180,84 @@ fn another_directory_is_refused() {
         Unopened::State(Unreadable::OtherSource)
     ));
 }
+
+/// What the kernel does not know any more is dropped, and its count nevertheless taken down when that comes back later.
+#[test]
+fn a_count_that_was_set_aside_is_neither_lost_nor_in_the_way() {
+    let house = House::new();
+    for name in ["a", "b"] {
+        std::fs::write(house.dir.path().join(name), "").unwrap();
+    }
+    let tree = house.serve();
+    let look = |tree: &Loopback, name: &str| {
+        let found = tree.lookup(NodeNo::ROOT, OsStr::new(name)).unwrap();
+        let node = found.attr.ino;
+        found.lookup.into_kernel();
+        node
+    };
+    let (a, b) = (look(&tree, "a"), look(&tree, "b"));
+    assert_eq!(tree.inherited(), [], "it has counted them itself");
+    assert!(!tree.set_aside(a));
+    kill(tree);
+
+    let tree = house.serve();
+    assert_eq!(tree.inherited().len(), 2);
+    look(&tree, "b");
+    assert_eq!(tree.inherited(), [a]);
+    assert!(!tree.set_aside(b), "it is known");
+    let in_use = tree.inode(a).unwrap();
+    assert!(!tree.set_aside(a), "it is in use");
+    drop(in_use);
+    assert!(tree.set_aside(a) && !tree.set_aside(a));
+    assert_eq!(tree.known_inodes(), 1);
+    assert_eq!(tree.getattr(a, None).unwrap_err().errno(), Errno::STALE);
+    kill(tree);
+
+    // Looked up again: then the old count comes back late, and takes nothing from the new one.
+    let tree = house.serve();
+    assert_eq!((tree.known_inodes(), tree.inherited()), (1, vec![b]));
+    look(&tree, "a");
+    tree.forget(a, 1);
+    assert!(tree.getattr(a, None).is_ok());
+    tree.forget(a, 1);
+    assert_eq!(tree.known_inodes(), 1);
+    // Not looked up again, but some of it given back, and the rest in another process.
+    tree.forget(b, 1);
+    assert!(!tree.set_aside(b), "its count has changed");
+    kill(tree);
+    let tree = house.serve();
+    look(&tree, "b");
+    kill(tree);
+    let tree = house.serve();
+    assert!(tree.set_aside(b));
+    tree.forget(b, 1);
+    assert_eq!(tree.known_inodes(), 0);
+    kill(tree);
+    let tree = house.serve();
+    tree.forget(b, 1);
+    look(&tree, "b");
+    tree.forget(b, 1);
+    assert_eq!(tree.known_inodes(), 0, "nothing of it was left");
+}
+
+/// What is kept of an inode without a name is given up with it.
+#[test]
+fn what_was_kept_of_it_is_given_up() {
+    let house = House::new();
+    let tree = house.serve();
+    let file = new(NodeNo::ROOT, "file", 0o100_640);
+    let created = tree.create(ROOT, file, READ_WRITE, true).unwrap();
+    let (node, handle) = (created.entry.attr.ino, created.opened.handle);
+    created.entry.lookup.into_kernel();
+    tree.unlink(ROOT, NodeNo::ROOT, OsStr::new("file")).unwrap();
+    tree.release(handle).unwrap();
+    kill(tree);
+    assert_eq!(lock(&house.keeper.0).len(), 1);
+    let tree = house.serve();
+    assert!(tree.set_aside(node));
+    assert_eq!(lock(&house.keeper.0).len(), 0);
+    kill(tree);
+    let tree = house.serve();
+    tree.forget(node, 1);
+    assert_eq!(tree.known_inodes(), 0);
+}
