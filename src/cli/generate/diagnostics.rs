@@ -156,12 +156,6 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         "The kernel has no FUSE, or the device is not there.",
     ),
     said(
-        MountFailed,
-        "fusermount3 refused to mount on |MNT|: |ITS WORDS|: this fusermount3 does not know it: leave it out, or mount as \
-         root",
-        "Of the mount option `nosymfollow`, which that of fuse 3.14 lacks. Root of a user namespace needs no fusermount3.",
-    ),
-    said(
         System,
         "fusermount3 refused to mount on |MNT|: |ITS WORDS|: is it set-user-id root, and does the service or container \
          allow set-user-id programs?",
@@ -328,6 +322,12 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         Interrupted,
         "|SIGNAL| came before the mount was ready; nothing is mounted: start it again",
         "Somebody pressed Ctrl-C, or a service manager ended the start.",
+    ),
+    said(
+        MountFailed,
+        "fusermount3 refused to mount on |MNT|: |ITS WORDS|: this fusermount3 does not know it: leave it out, or mount as \
+         root",
+        "Of the mount option `nosymfollow`, which that of fuse 3.14 lacks. Root of a user namespace needs no fusermount3.",
     ),
     said(
         MountFailed,
