@@ -70,7 +70,7 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     ),
     said(
         Usage,
-        "LOOPFS_FAULTS: '|WORD|' is no fault; write OPERATION=panic or =ERRNO",
+        "LOOPFS_FAULTS: '|WORD|' is no fault; write OPERATION=panic, =crash, =stall or =ERRNO",
         "The variable is for tests: unset it.",
     ),
     said(
@@ -225,11 +225,12 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     said(System, "can't tell which mount this is: |REASON|", REFUSED),
     said(System, "can't open the mount's root: |REASON|", REFUSED),
     said(System, "can't run the self-test: |REASON|", REFUSED),
+    said(System, "can't unmount: |REASON|", REFUSED),
     said(
         System,
-        "can't unmount: |REASON|",
-        "Mostly: a mount that lies on the way there does not answer: end its daemon or let it go on first ('loopfs doctor' \
-         shows which). Else the kernel or a sandbox refused a call.",
+        "can't unmount: a mount that lies on the way there does not answer: end its daemon or let it go on first \
+         ('loopfs doctor' shows which)",
+        "To walk to MNT would wait for that mount's daemon.",
     ),
     said(
         System,
