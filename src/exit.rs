@@ -17,11 +17,13 @@ pub enum ExitCode {
     Interrupted = 8,
     /// The mount could not be made: SRC or MNT is unusable or the kernel refused.
     MountFailed = 32,
+    /// As a service only: ended, and left the mount to the next start.
+    Again = 75,
 }
 
 impl ExitCode {
     /// Every code with its meaning in a line, in ascending order: what the man page lists.
-    pub const ALL: [(ExitCode, &'static str); 6] = [
+    pub const ALL: [(ExitCode, &'static str); 7] = [
         (
             ExitCode::Success,
             "mounted, or served and ended in an orderly way",
@@ -45,6 +47,10 @@ impl ExitCode {
         (
             ExitCode::MountFailed,
             "the mount could not be made: SRC or MNT can't be used, or the kernel refused",
+        ),
+        (
+            ExitCode::Again,
+            "as a service of systemd that is restarted: the mount is left to the next start",
         ),
     ];
 }

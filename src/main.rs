@@ -30,8 +30,12 @@ fn run() -> Result<ExitCode, Failure> {
         let result = mount::serve_under(*cli, &supervisor);
         return Ok(result.unwrap_or_else(|failure| failure.code));
     }
-    if let Some(succession) = Succession::of_this_process()? {
-        // This process is where it belongs, and has told whoever waited that the mount can be used, as another program.
+    let succession = match Succession::of_this_process()? {
+        None => supervise::kept_by_systemd(),
+        succession => succession,
+    };
+    if let Some(succession) = succession {
+        // SRC and MNT were found before there was the mount, and whoever waited for it was told then.
         let config = cli.resolve_again(&Environment::current(), succession.paths())?;
         return supervise::go_on(&config, succession);
     }

@@ -17,6 +17,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::figures::{Figures, Name};
 use crate::lifecycle::Identity;
 use crate::socket::client::{self, Silence};
+use crate::sys::descriptor::fuse_connection;
 
 /// The type of a loopfs mount, unless `subtype=` says otherwise.
 const TYPE: &str = "fuse.loopfs";
@@ -367,11 +368,14 @@ fn owners() -> BTreeSet<u32> {
 }
 
 /// The process that has the connection of the mount with `device` open, as far as we may look: /proc tells of each open
-/// /dev/fuse which connection it is (`fuse_dev_show_fdinfo`).
+/// /dev/fuse which connection it is (`fuse_dev_show_fdinfo`). Not systemd, which keeps connections for services and serves none.
 fn server_of(device: DeviceNumber) -> Option<u32> {
     let entries = fs::read_dir("/proc").ok()?.flatten();
     let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.find(|pid| {
+        if fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"systemd\n") {
+            return false;
+        }
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))
             .into_iter()
             .flatten()
@@ -382,16 +386,9 @@ fn server_of(device: DeviceNumber) -> Option<u32> {
                 let leads_to = fs::read_link(format!("/proc/{pid}/fd/{name}"));
                 leads_to.is_ok_and(|path| path == Path::new("/dev/fuse"))
                     && fs::read_to_string(format!("/proc/{pid}/fdinfo/{name}"))
-                        .is_ok_and(|info| connection(&info) == Some(device.minor))
+                        .is_ok_and(|info| fuse_connection(&info) == Some(device.minor))
             })
     })
-}
-
-fn connection(info: &str) -> Option<u32> {
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("fuse_connection:"))?;
-    line.trim().parse().ok()
 }
 
 pub(super) fn is_root() -> bool {
@@ -422,13 +419,6 @@ pub(super) mod tests {
             },
             figures,
         }
-    }
-
-    #[test]
-    fn the_connection_of_a_descriptor() {
-        let info = "pos:\t0\nflags:\t0102002\nmnt_id:\t29\nino:\t80\nfuse_connection:\t41\n";
-        assert_eq!(connection(info), Some(41));
-        assert_eq!(connection("pos:\t0\n"), None);
     }
 
     #[test]

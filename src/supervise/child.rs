@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::link::Link;
 use super::message::{Mounted, Order, Place, Report, VERSION};
+use super::store::Store;
 use crate::attach::Handover;
 use crate::daemon;
 use crate::exit::{ExitCode, Failure};
@@ -18,7 +19,7 @@ use crate::fuse::Terms;
 use crate::lifecycle::{Cause, Gate, Shutdown, State};
 use crate::survive;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, OnceLock, lock};
 
 /// Set for a process that serves under a supervisor: the version of what the two say to each other. The socket is its standard input.
 pub(crate) const VARIABLE: &str = "LOOPFS_SUPERVISED";
@@ -34,8 +35,8 @@ pub struct Supervisor {
     link: Arc<Link>,
     /// It has been told that this process serves.
     ready: Arc<AtomicBool>,
-    /// Should it be killed, another one goes on.
-    stored: Arc<AtomicBool>,
+    /// Where systemd keeps what the supervisor keeps; should that be killed, another one goes on.
+    store: Arc<OnceLock<Store>>,
     /// Who waits to hear why there is no upgrade.
     upgrading: Arc<Mutex<Option<mpsc::Sender<String>>>>,
 }
@@ -130,7 +131,7 @@ impl Supervisor {
         Ok(Some(Self {
             link,
             ready: Arc::default(),
-            stored: Arc::default(),
+            store: Arc::default(),
             upgrading: Arc::default(),
         }))
     }
@@ -198,15 +199,18 @@ impl Supervisor {
                     stored,
                     kept,
                 } => {
-                    self.stored.store(stored, Ordering::Relaxed);
                     let kept = (0..kept).map(|_| match self.hear()? {
                         Order::Kept(number, descriptor) => Ok((number, descriptor)),
                         other => Err(unexpected(&other)),
                     });
+                    let kept: HashMap<_, _> = kept.collect::<io::Result<_>>()?;
+                    if stored {
+                        self.is_stored(kept.keys().copied());
+                    }
                     Ok(Turn {
                         state,
                         draining_for,
-                        kept: kept.collect::<io::Result<_>>()?,
+                        kept,
                     })
                 }
                 other => Err(unexpected(&other)),
@@ -255,7 +259,7 @@ impl Supervisor {
                                 break;
                             }
                         }
-                        Order::Stored => it.stored.store(true, Ordering::Relaxed),
+                        Order::Stored => it.is_stored([]),
                         Order::GoOn(why) => {
                             gate.let_go();
                             if let Some(waits) = lock(&it.upgrading).take() {
@@ -265,6 +269,11 @@ impl Supervisor {
                         }
                         other => log::error!("{}", unexpected(&other)),
                     }
+                }
+                if it.store.get().is_some() {
+                    log::warn!("the supervisor is gone: the mount is left to the next one");
+                    log::logger().flush();
+                    std::process::exit(i32::from(ExitCode::Again as u8));
                 }
                 log::error!("the supervisor is gone: nobody could take over any more");
                 gate.let_go();
@@ -292,6 +301,17 @@ impl Supervisor {
         let _ = self.say(&report);
     }
 
+    /// systemd keeps what the supervisor keeps, of these nodes among others.
+    fn is_stored(&self, nodes: impl IntoIterator<Item = u64>) {
+        if self.store.get().is_none()
+            && let Some(store) = Store::offered()
+        {
+            store.has(nodes);
+            // Nobody else comes here at the same time.
+            let _ = self.store.set(store);
+        }
+    }
+
     fn say(&self, report: &Report) -> io::Result<()> {
         let (bytes, descriptors) = report.parcel();
         let descriptors: Vec<_> = descriptors.into_iter().map(AsFd::as_fd).collect();
@@ -307,12 +327,27 @@ impl Supervisor {
 
 impl survive::Keeper for Supervisor {
     fn keep(&self, node: u64, object: BorrowedFd<'_>) -> io::Result<()> {
-        self.say(&Report::Keep(node, object.try_clone_to_owned()?))
+        // systemd first, and by this process itself: a descriptor on its way to a supervisor that is killed would be lost.
+        let store = self.store.get();
+        let is_stored = store.is_some_and(|store| {
+            let kept = store.keep(node, object);
+            kept.inspect_err(|error| store.say_lost(error)).is_ok()
+        });
+        self.say(&Report::Keep {
+            node,
+            descriptor: object.try_clone_to_owned()?,
+            is_stored,
+        })
     }
 
     fn give_up(&self, node: u64) {
+        let store = self.store.get();
+        store.inspect(|store| store.give_up(node));
         // If it is gone nobody keeps anything.
-        let _ = self.say(&Report::Drop(node));
+        let _ = self.say(&Report::Drop {
+            node,
+            is_taken_out: store.is_some(),
+        });
     }
 }
 

@@ -34,10 +34,19 @@ pub(crate) enum Report {
     Ended { code: ExitCode, message: String },
     /// It can't serve what it was handed.
     Refused(String),
-    /// The descriptor is to be kept, by this number.
-    Keep(u64, OwnedFd),
+    /// The descriptor of a node is to be kept.
+    Keep {
+        node: u64,
+        descriptor: OwnedFd,
+        /// systemd has it already.
+        is_stored: bool,
+    },
     /// It need not be kept any longer.
-    Drop(u64),
+    Drop {
+        node: u64,
+        /// systemd has been told.
+        is_taken_out: bool,
+    },
     /// Somebody wants the program that lies on the disk by now to go on.
     Upgrade,
 }
@@ -204,11 +213,17 @@ impl Report {
             Self::Paused(drained) => kind(5).number(u8::from(*drained)),
             Self::Ended { code, message } => kind(6).number(*code as u8).bytes(message.as_bytes()),
             Self::Refused(message) => kind(7).bytes(message.as_bytes()),
-            Self::Keep(number, descriptor) => {
+            Self::Keep {
+                node,
+                descriptor,
+                is_stored,
+            } => {
                 descriptors.push(descriptor);
-                kind(8).number(*number)
+                kind(8).number(*node).number(u8::from(*is_stored))
             }
-            Self::Drop(number) => kind(9).number(*number),
+            Self::Drop { node, is_taken_out } => {
+                kind(9).number(*node).number(u8::from(*is_taken_out))
+            }
             Self::Upgrade => kind(10),
         };
         (writer.done(), descriptors)
@@ -230,8 +245,15 @@ impl Report {
                 message: text(&mut reader)?,
             },
             7 => Self::Refused(text(&mut reader)?),
-            8 => Self::Keep(reader.number()?, descriptors.next()?),
-            9 => Self::Drop(reader.number()?),
+            8 => Self::Keep {
+                node: reader.number()?,
+                descriptor: descriptors.next()?,
+                is_stored: reader.number::<u8>()? != 0,
+            },
+            9 => Self::Drop {
+                node: reader.number()?,
+                is_taken_out: reader.number::<u8>()? != 0,
+            },
             10 => Self::Upgrade,
             _ => return None,
         };
@@ -386,8 +408,15 @@ mod tests {
                 message: "why".into(),
             },
             Report::Refused("why not".into()),
-            Report::Keep(7, descriptor()),
-            Report::Drop(u64::MAX),
+            Report::Keep {
+                node: 7,
+                descriptor: descriptor(),
+                is_stored: true,
+            },
+            Report::Drop {
+                node: u64::MAX,
+                is_taken_out: false,
+            },
             Report::Upgrade,
         ];
         for report in reports {

@@ -7,21 +7,25 @@
 //! notice a pause.
 //!
 //! - [`Supervisor`] (in `child`): the parent as the serving process sees it;
-//! - [`run`], [`go_on`] (here): the parent; `process`: one child of it; `pace`: how soon a dead one is followed; `upgrade`: how
+//! - [`run`] (here), [`go_on`] (`take_over`): the parent; `process`: one child of it; `pace`: how soon a dead one is followed; `upgrade`: how
 //!   another program takes over;
 //! - `link`, `message`: how the two talk;
-//! - [`Succession`]: what one supervisor leaves to the next, which may be the same process with another program.
+//! - [`Succession`]: what one supervisor leaves to the next, which may be the same process with another program; `store`:
+//!   has systemd keep that meanwhile.
 //!
 //! Every end is still one path, and the child walks it: signals to the supervisor are handed on. Only where no child is left
 //! to do it (too many crashes, one that was killed while it cut the connection, another program on the disk that can't go on) the
-//! supervisor takes the mount down itself. If it is killed its child hears that at once, and ends in order.
+//! supervisor takes the mount down itself. If it is killed its child hears that at once, and ends in order; where systemd keeps what it kept, the
+//! child just ends.
 
 mod child;
 mod link;
 mod message;
 mod pace;
 mod process;
+mod store;
 mod succession;
+mod take_over;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -33,7 +37,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, WaitStatus};
 
-use crate::attach::{Attachment, Detach, Detached, Handover};
+use crate::attach::{Attachment, Detach, Detached};
 use crate::config::Config;
 use crate::daemon::Ready;
 use crate::exit::{ExitCode, Failure};
@@ -41,14 +45,21 @@ use crate::lifecycle::State;
 use crate::sys::process::SignalQueue;
 
 pub use child::{Duty, Estate, Inheritance, Legacy, Supervisor, Turn};
+pub use store::kept_by_systemd;
 pub use succession::{Succession, could_go_on_with};
+pub use take_over::go_on;
 
 use message::{Mounted, Order, Place, Report};
 use pace::{Death, Next, Pace};
 use process::{Process, Program};
+use store::Stored;
+use take_over::taken_over;
 
 /// What asks for an end; the child is told.
 const FORWARDED: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
+
+/// What asks for an end after which another supervisor starts (`RestartKillSignal=` of systemd). Where it could not go on, it is SIGTERM.
+const LEAVE: Signal = Signal::USR1;
 
 /// The program that runs as this process, whatever lies at its path by now.
 const OURSELVES: &str = "/proc/self/exe";
@@ -73,6 +84,8 @@ pub fn run(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
         program,
         earlier: None,
         upgrade: false,
+        // In the background it is nobody's service.
+        stored: Some(0).filter(|_| config.foreground).and_then(Stored::with),
         mount: None,
         kept: BTreeMap::new(),
         state: State::Starting,
@@ -84,60 +97,10 @@ pub fn run(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     keeper.until_the_end()
 }
 
-/// Goes on with a mount that had another supervisor.
-pub fn go_on(config: &Config, succession: Succession) -> Result<ExitCode, Failure> {
-    let signals = begin()?;
-    // What the kernel calls it is a descriptor's number.
-    let _ = rustix::thread::set_name(c"loopfs");
-    let Succession {
-        place,
-        mounted,
-        state,
-        drains_since,
-        deaths,
-        kept,
-        child,
-        ..
-    } = succession;
-    let attachment = taken_over(&mounted)
-        .ok_or_else(|| Failure::new(ExitCode::Internal, "can't tell which mount it is"))?;
-    let mount = Mount {
-        mounted,
-        attachment,
-    };
-    let program = Program::at(Path::new(OURSELVES)).map_err(|error| cant_start(&error))?;
-    let process = child
-        .map_or_else(|| program.start(), Ok)
-        .map_err(|error| cant_start(&error))?;
-    log::info!(
-        "{} is kept by {}, version {}, from now on",
-        place.target.display(),
-        program.path().display(),
-        env!("CARGO_PKG_VERSION")
-    );
-    let keeper = Keeper {
-        ready: None,
-        signals,
-        place,
-        process,
-        unburied: Vec::new(),
-        program,
-        earlier: None,
-        upgrade: false,
-        mount: Some(mount),
-        kept,
-        state,
-        drains_since,
-        pace: Pace::after(config.restart.limit, deaths),
-        died: None,
-        asked: 0,
-    };
-    keeper.until_the_end()
-}
-
 fn begin() -> Result<SignalQueue, Failure> {
+    let heard = [&FORWARDED[..], &[LEAVE]].concat();
     let signals =
-        SignalQueue::open(&FORWARDED).map_err(|error| system("can't hold back signals", &error))?;
+        SignalQueue::open(&heard).map_err(|error| system("can't hold back signals", &error))?;
     // Each keeps what has no name any more.
     let _ = crate::sys::fs::raise_file_limit();
     Ok(signals)
@@ -145,13 +108,6 @@ fn begin() -> Result<SignalQueue, Failure> {
 
 fn cant_start(error: &io::Error) -> Failure {
     system("can't start the process that serves", error)
-}
-
-fn taken_over(mounted: &Mounted) -> Option<Attachment> {
-    Attachment::take_over(Handover {
-        record: mounted.attachment.clone(),
-        abort: mounted.abort.as_ref().and_then(|it| it.try_clone().ok()),
-    })
 }
 
 fn place(config: &Config) -> Result<Place, Failure> {
@@ -188,6 +144,8 @@ struct Keeper {
     earlier: Option<Program>,
     /// The child has asked for an upgrade.
     upgrade: bool,
+    /// Where systemd keeps what is kept here.
+    stored: Option<Stored>,
     /// Once it is made.
     mount: Option<Mount>,
     /// Descriptors that the child has given to keep.
@@ -213,6 +171,7 @@ impl Keeper {
     fn until_the_end(mut self) -> End {
         loop {
             if let Some(end) = self.attend() {
+                self.empty_store();
                 return end;
             }
         }
@@ -320,12 +279,12 @@ impl Keeper {
             Report::Upgrade => self.upgrade = true,
             Report::Ready => return self.serves(),
             Report::Stands(state) => self.note(state),
-            Report::Keep(number, descriptor) => {
-                self.kept.insert(number, descriptor);
-            }
-            Report::Drop(number) => {
-                self.kept.remove(&number);
-            }
+            Report::Keep {
+                node,
+                descriptor,
+                is_stored,
+            } => self.keeps(node, descriptor, is_stored),
+            Report::Drop { node, is_taken_out } => self.drops(node, is_taken_out),
             Report::Paused(drained) => {
                 if !drained {
                     log::info!("not all requests were answered in time: they come again");
@@ -356,7 +315,7 @@ impl Keeper {
             draining_for: self
                 .drains_since
                 .map_or(Duration::ZERO, |since| since.elapsed()),
-            stored: false,
+            stored: self.is_stored(),
             kept: self.kept.len() as u64,
         })?;
         for (number, descriptor) in &self.kept {
@@ -386,6 +345,10 @@ impl Keeper {
                 died.elapsed().as_millis()
             );
         }
+        if self.state == State::Starting {
+            self.state = State::Serving;
+        }
+        self.store();
         if is_upgraded {
             self.upgrade_itself();
         }
@@ -412,12 +375,24 @@ impl Keeper {
         if limit(self.state) != limit(state) {
             self.drains_since = limit(state).map(|_| Instant::now());
         }
+        let is_news = self.state != state;
         self.state = state;
+        if is_news {
+            self.store_state();
+        }
     }
 
     /// Hands signals on. Two that come before a child serves again are for us: nobody else acts on them.
     fn pass_signals_on(&mut self) -> Option<End> {
         while let Ok(Some(signal)) = self.signals.next() {
+            if signal == LEAVE && self.may_leave() {
+                return Some(self.leave());
+            }
+            let signal = if signal == LEAVE {
+                Signal::TERM
+            } else {
+                signal
+            };
             self.process.signal(signal);
             self.asked += usize::from(!self.process.serves());
         }

@@ -6,12 +6,12 @@
 //! not begin with [`EDITION`], or that is not whole, is refused.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ pub(crate) const VARIABLE: &str = "LOOPFS_SUCCESSION";
 /// What a record begins with; whoever changes what follows counts it up.
 const EDITION: &str = "what a supervisor of loopfs leaves, edition 1";
 
-/// No record is longer: it holds some paths.
+/// No record is longer: it holds a command line and some paths.
 const LONGEST: u64 = 16 << 20;
 
 /// Names of descriptors.
@@ -60,6 +60,10 @@ pub(super) mod name {
 /// A mount that is to have another supervisor.
 #[derive(Debug)]
 pub struct Succession {
+    /// The command line of the one before.
+    pub(super) arguments: Vec<OsString>,
+    /// The number of the record that systemd has, or 0.
+    pub(super) record: u64,
     pub(super) place: Place,
     pub(super) mounted: Mounted,
     pub(super) state: State,
@@ -75,6 +79,7 @@ pub struct Succession {
 /// The same while it has one still.
 #[derive(Debug)]
 pub(super) struct Leaving<'a> {
+    pub(super) record: u64,
     pub(super) place: &'a Place,
     pub(super) mounted: &'a Mounted,
     pub(super) state: State,
@@ -145,9 +150,15 @@ impl<'a> Leaving<'a> {
 
     fn write(&self, child: Option<Pid>, descriptors: &[(String, BorrowedFd<'_>)]) -> Vec<u8> {
         let mounted = self.mounted;
+        let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
         let writer = Writer::default()
             .bytes(EDITION.as_bytes())
             .number(now())
+            .number(self.record)
+            .number(arguments.len() as u64);
+        let writer = arguments
+            .iter()
+            .fold(writer, |writer, it| writer.bytes(it.as_bytes()))
             .bytes(self.place.source.as_os_str().as_bytes())
             .bytes(self.place.target.as_os_str().as_bytes())
             .number(u8::from(mounted.restartable))
@@ -176,6 +187,8 @@ impl<'a> Leaving<'a> {
 /// A record that was read, without the descriptors.
 #[derive(Debug)]
 pub(super) struct Record {
+    number: u64,
+    arguments: Vec<OsString>,
     source: PathBuf,
     target: PathBuf,
     restartable: bool,
@@ -210,6 +223,10 @@ impl Record {
         let age = Duration::from_millis(now().saturating_sub(reader.number()?));
         let since = |millis| Instant::now().checked_sub(age + Duration::from_millis(millis));
         Some(Self {
+            number: reader.number()?,
+            arguments: many(reader, |reader| {
+                Some(OsString::from_vec(reader.bytes()?.to_vec()))
+            })?,
             source: path(reader)?,
             target: path(reader)?,
             restartable: reader.number::<u8>()? != 0,
@@ -274,6 +291,8 @@ impl Record {
             .filter_map(|(name, it)| Some((node(&name)?, it)))
             .collect();
         Some(Succession {
+            arguments: self.arguments,
+            record: self.number,
             place,
             mounted,
             state: self.state,
@@ -426,6 +445,7 @@ mod tests {
         let kept = BTreeMap::from([(7, descriptor())]);
         let before = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
         look(&Leaving {
+            record: 5,
             place: &place,
             mounted: &mounted,
             state: State::Stopped {
@@ -451,6 +471,8 @@ mod tests {
             let found = record.with(&mut descriptors).unwrap();
             assert_eq!(found.paths(), ("/a".into(), "/b c".into()));
             assert_eq!(found.state, leaving.state);
+            let own: Vec<_> = std::env::args_os().skip(1).collect();
+            assert_eq!((found.record, found.arguments), (5, own));
             assert!(found.mounted.memory.is_some() && found.mounted.abort.is_none());
             assert!(found.mounted.restartable && found.mounted.terms == b"terms");
             assert!(found.drains_since.unwrap().elapsed() >= Duration::from_secs(60));

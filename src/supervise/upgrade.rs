@@ -26,13 +26,8 @@ impl Keeper {
                 return None;
             }
         };
-        let _ = self.process.tell(&Order::Pause);
-        let end = Instant::now() + ANSWERS;
-        while self.process.is_connected() && !self.process.has_paused() && Instant::now() < end {
-            self.process.wait_for_word(end);
-            if let Some(over) = self.listen() {
-                return Some(over);
-            }
+        if let Some(over) = self.hold_up() {
+            return Some(over);
         }
         self.died = Some(Instant::now());
         self.process.kill_and_wait();
@@ -51,6 +46,22 @@ impl Keeper {
         if let Err(error) = self.give_word() {
             log::error!("the process that is to serve can't be told so: {error}");
             self.process.kill();
+        }
+        None
+    }
+
+    /// Has the child answer what it has taken up, and hold up what comes.
+    pub(super) fn hold_up(&mut self) -> Option<End> {
+        if !self.process.serves() {
+            return None;
+        }
+        let _ = self.process.tell(&Order::Pause);
+        let end = Instant::now() + ANSWERS;
+        while self.process.is_connected() && !self.process.has_paused() && Instant::now() < end {
+            self.process.wait_for_word(end);
+            if let Some(over) = self.listen() {
+                return Some(over);
+            }
         }
         None
     }
@@ -99,6 +110,7 @@ impl Keeper {
         deaths: &'a [(Instant, Death)],
     ) -> Leaving<'a> {
         Leaving {
+            record: self.stored.as_ref().map_or(0, |it| it.record),
             place: &self.place,
             mounted: &mount.mounted,
             state: self.state,

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
+use rustix::fs::FileType;
 use rustix::io::FdFlags;
 
 /// The first descriptor that is not a standard stream.
@@ -63,6 +64,32 @@ fn close_range(first: u32, last: u32, flags: u32) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// The FUSE connection that a descriptor is of, by its fdinfo (proc(5)): the minor number of its mount's device. Not every kernel tells.
+#[must_use]
+pub fn fuse_connection(info: &str) -> Option<u32> {
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("fuse_connection:"))?;
+    line.trim().parse().ok()
+}
+
+/// Whether a descriptor is of /dev/fuse.
+#[must_use]
+pub fn is_of_fuse(device: BorrowedFd<'_>) -> bool {
+    // misc, and FUSE_MINOR in linux/miscdevice.h.
+    let fuse = rustix::fs::makedev(10, 229);
+    rustix::fs::fstat(device).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == fuse
+    })
+}
+
+/// The same of one of this process's own.
+#[must_use]
+pub fn own_fuse_connection(device: BorrowedFd<'_>) -> Option<u32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", device.as_raw_fd()));
+    fuse_connection(&info.ok()?)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -136,5 +163,12 @@ mod tests {
         drop(taken);
         assert!(inherited(0).is_err());
         assert!(inherited(-1).is_err());
+    }
+
+    #[test]
+    fn the_connection_of_a_descriptor() {
+        let info = "pos:\t0\nflags:\t0102002\nmnt_id:\t29\nino:\t80\nfuse_connection:\t41\n";
+        assert_eq!(fuse_connection(info), Some(41));
+        assert_eq!(fuse_connection("pos:\t0\n"), None);
     }
 }
