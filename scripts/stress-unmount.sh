@@ -938,6 +938,18 @@ has_closed() {
     done
 }
 
+# server_of PID: which process serves; of a supervised daemon it is the last child.
+server_of() {
+    local children=''
+    if [[ $daemon == supervised ]]; then
+        # It ends with a space, and without a newline.
+        IFS= read -r children <"/proc/$1/task/$1/children" || true
+        children=${children% }
+    fi
+    children=${children##* }
+    echo "${children:-$1}"
+}
+
 # stopped PID: all of its threads are; kill(2) returns before they have heard of it.
 stopped() {
     local task line
@@ -968,8 +980,11 @@ scenario_src_hangs() {
     round_load=$real_load
     ((${#problems[@]} == 0)) || return
     within 2000 has_closed "$pid" "$src/hello" || problem "keeps a file of SRC open"
-    signal STOP "$lower"
-    within 2000 stopped "$lower" || problem "the lower daemon can't be stopped"
+    local server
+    server=$(server_of "$lower")
+    know "$server"
+    signal STOP "$server"
+    within 2000 stopped "$server" || problem "the lower daemon can't be stopped"
     env "$mark" timeout -k 2 60 cat "$mnt/new" >"$round/holder" 2>&1 </dev/null &
     holder=$!
     know "$holder"
@@ -982,7 +997,7 @@ scenario_src_hangs() {
     local others=("${churners[@]}")
     churners=()
     finish
-    signal CONT "$lower"
+    signal CONT "$server"
     churners=("${others[@]}")
     within 5000 all_ended "$holder" "${churners[@]}" || problem "a request hangs for ever"
     bounded 5 fusermount3 -uz "$src"
