@@ -9,6 +9,9 @@ use loopfs::exit::{ExitCode, Failure};
 use loopfs::supervise::{Succession, Supervisor};
 use loopfs::{attach, daemon, logging, look, mount, supervise};
 
+#[global_allocator]
+static ALLOCATOR: loopfs::sys::buffers::Allocator = loopfs::sys::buffers::Allocator;
+
 fn main() -> process::ExitCode {
     run()
         .unwrap_or_else(|failure| {

@@ -59,6 +59,7 @@ pub fn serve(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
 /// has served, which is dead.
 pub fn serve_under(cli: Cli, supervisor: &Supervisor) -> Result<ExitCode, Failure> {
     let signals = install_signals()?;
+    sys::buffers::have_ready();
     // What the supervisor holds back for itself its child inherits.
     sys::process::let_signals_in().map_err(|error| system("can't take over signals", &error))?;
     let Duty {

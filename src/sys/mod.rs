@@ -8,11 +8,12 @@
 //! number alone), [`dir`] (directory streams), [`xattr`], [`ioctl`] (file flags), [`lock`] (file locks),
 //! [`creds`] (acting as the caller), [`rights`] (what a caller may), [`caller`] (what it is up to while it
 //! waits), [`mount`] (mount ids and the mount table), [`mountinfo`] (the table as text), [`notify`] (what the
-//! FUSE client is told unasked), [`passthrough`] (what it may do with backing files), [`fanotify`] (what others do to a file system), [`wake`] (a bell for poll(2)), [`memory`] (our own, by address), [`shared`] (memory that outlives a process), [`ask`] (whether a mount answers),
+//! FUSE client is told unasked), [`passthrough`] (what it may do with backing files), [`fanotify`] (what others do to a file system), [`wake`] (a bell for poll(2)), [`memory`] (our own, by address), [`shared`] (memory that outlives a process), [`buffers`] (memory that is there at once), [`connection`] (one more device of it), [`ask`] (whether a mount answers),
 //! [`process`] (going to the background), [`descriptor`] (one that is made to stand for something else), [`limits`] (of this process, lifted), [`cpu_latency`] (how deeply CPUs sleep), [`features`]
 //! (switching newer calls off).
 
 pub mod ask;
+pub mod buffers;
 pub mod by_number;
 pub mod caller;
 pub mod connection;
