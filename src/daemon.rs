@@ -92,6 +92,9 @@ impl Ready {
         config: &Config,
         tell: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> Self {
+        if !config.foreground {
+            streams_are_borrowed();
+        }
         Self {
             line: Line::default(),
             supervisor: Some((Box::new(tell), !config.foreground)),
@@ -151,6 +154,7 @@ impl Line {
 /// What a fork does not give the child: a life of its own as far as it needs one before it is ready.
 fn become_child(parent: Pid, signals: SignalQueue) -> io::Result<()> {
     leave_terminal()?;
+    streams_are_borrowed();
     // Else the file system that the program was started in could not be unmounted. Before any thread, because each may
     // come to have a working directory of its own (`sys::creds`). All paths are absolute by now.
     std::env::set_current_dir("/")?;
@@ -292,6 +296,11 @@ fn own_session() -> io::Result<()> {
         Ok(_) | Err(Errno::PERM) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What [`leave_surroundings`] will let go of no thread is to keep.
+fn streams_are_borrowed() {
+    crate::sys::descriptor::streams_are_borrowed(if logging::stderr_endures() { 2 } else { 3 });
 }
 
 /// Lets go of what belongs to the caller.

@@ -8,7 +8,8 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::sync::OnceLock;
 
 /// From this size on memory is taken for such a buffer: fuser's are larger by a page.
 const BUFFER: usize = 16 << 20;
@@ -17,11 +18,12 @@ const USED: usize = (1 << 20) + (64 << 10);
 /// At least so often there is a page.
 const PAGE: usize = 4 << 10;
 
-static READY: AtomicBool = AtomicBool::new(false);
+static READY: OnceLock<()> = OnceLock::new();
 
 /// Has buffers that are allocated from now on consist of pages that are there.
 pub fn have_ready() {
-    READY.store(true, Ordering::Relaxed);
+    // It is said once.
+    let _ = READY.set(());
 }
 
 /// To be the program's allocator.
@@ -48,7 +50,7 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
         let memory = unsafe { System.alloc_zeroed(layout) };
-        if layout.size() >= BUFFER && READY.load(Ordering::Relaxed) && !memory.is_null() {
+        if layout.size() >= BUFFER && READY.get().is_some() && !memory.is_null() {
             for at in (0..USED).step_by(PAGE) {
                 let byte = memory.wrapping_add(at);
                 // SAFETY: it lies within what was allocated, which nobody else knows yet. A write that can't be left out makes the page.

@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use rustix::fs::FileType;
 use rustix::io::FdFlags;
 
+use crate::sync::OnceLock;
+
 /// The first descriptor that is not a standard stream.
 const FIRST: u32 = 3;
 
@@ -41,8 +43,17 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Gives this thread a table of descriptors of its own, with the standard streams and `kept` in it and nothing else: what
-/// other threads open and close is none of its business any more, and the other way round.
+/// How many of the standard streams belong to whoever started this process, which is going to leave them.
+static BORROWED: OnceLock<u32> = OnceLock::new();
+
+/// The first `number` standard streams will be left to whoever started this process: no thread is to keep them.
+pub fn streams_are_borrowed(number: u32) {
+    // It is said once.
+    let _ = BORROWED.set(number);
+}
+
+/// Gives this thread a table of descriptors of its own, with `kept` in it and nothing else but the standard streams that are
+/// this process' own: what other threads open and close is none of its business any more, and the other way round.
 ///
 /// From now on the thread must not use, nor be the one to drop, whatever owns another descriptor: the number means nothing
 /// here, or something else. Threads that it starts are like it.
@@ -52,6 +63,10 @@ pub fn leave_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
     close_range(kept + 1, u32::MAX, libc::CLOSE_RANGE_UNSHARE)?;
     if kept > FIRST {
         close_range(FIRST, kept - 1, 0)?;
+    }
+    // What is written to them from now on is lost, on this thread.
+    if let Some(last) = BORROWED.get().and_then(|number| number.checked_sub(1)) {
+        close_range(0, last, 0)?;
     }
     Ok(())
 }
