@@ -456,7 +456,8 @@ fn errors() {
         for top in "$SRC" "$MNT"; do
             dd if=/dev/zero of="$top/file" bs=64k count=32 2>&1 | grep -o 'No space left on device'
             stat -c %s "$top/file"; fallocate -l 2M "$top/other" 2>&1 | grep -o 'No space left on device'
-            rm "$top"/*; echo fits >"$top/file"; cat "$top/file"; rm "$top/file"
+            rm "$top"/*; timeout 20 sh -c 'until [ "$(stat -f -c %f "$0")" = 256 ]; do :; done' "$SRC"
+            echo fits >"$top/file"; cat "$top/file"; rm "$top/file"
         done
         umount "$MNT"; timeout 20 pidwait -f "^$LOOPFS" || [ $? -eq 1 ]; umount "$SRC""#,
         )
