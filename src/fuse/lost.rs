@@ -1,17 +1,26 @@
 //! Forgets what the kernel has forgotten, and an earlier process was told and did not get to do: a FORGET that was read and
 //! not carried out dies with its process, and the kernel does not say it again.
 //!
-//! Some seconds after a process has begun to go on with another one's mount, the kernel is asked of each inode that this one has not
-//! counted itself whether it knows it (`FUSE_NOTIFY_INVAL_INODE` of the attributes: `ENOENT` if not). One that it does not know twice,
-//! seconds apart, is dropped, if nothing was counted of it until then. What could be wrong with that:
+//! Some seconds after a process has begun to go on with another one's mount, the kernel is asked of each inode of whose count something
+//! is from an earlier process whether it knows it (`FUSE_NOTIFY_INVAL_INODE` of the attributes: `ENOENT` if not). One that it does not
+//! know twice, seconds apart, is dropped, if its count was the same all the time. It need not be from the earlier process alone: looked up
+//! again, an inode has what was lost in its count still, and stays when the kernel forgets it for the second time.
 //!
-//! - an answer of this process gives it to the kernel meanwhile: then it was counted, by this process, and stays;
-//! - an answer of the earlier process is on its way still: the program that it is for was woken before this process began, and has not
-//!   come to take it up for seconds. It gets `ESTALE` for what it does with the inode next, and looks the name up anew;
-//! - a FORGET is on its way, or the kernel has the inode still where it is not found, because its number was another one's since:
-//!   the count is kept, and taken down when that comes ([`Loopback::set_aside`]);
-//! - the inode is looked up again: what was counted before is counted together with that. So a FORGET that comes late takes
-//!   nothing from what was counted since.
+//! For the same reason one that the kernel knows may turn out to be counted too high when it is forgotten. So the search comes again,
+//! with pauses that grow, until no such inode is left. What could be wrong with dropping one:
+//!
+//! - this process gives it to the kernel meanwhile: it is counted before the answer is sent, and in use until it is; so either its count
+//!   has changed, or it is in use, and it stays;
+//! - an answer was sent before the first question, by this process or the one before, and the program that it is for was woken and has
+//!   not come to take it up for seconds. It gets `ESTALE` for what it does with the inode next, and looks the name up anew;
+//! - a FORGET is on its way: if it is carried out between the questions the count has changed, and the next search sees to what is
+//!   left. If it comes later, or the kernel has the inode still where it is not found, because its number was another one's since: the
+//!   count is kept, and taken down when that comes ([`Loopback::set_aside`]);
+//! - the inode is looked up again after it was dropped: what was counted before is counted together with that. So a FORGET that comes late
+//!   takes nothing from what was counted since. If none comes that count is too high, so the inode is one that is searched for again;
+//! - it is open, or being worked on: then it is in use, and stays until a later search.
+//!
+//! An inode that the kernel knows has its attributes asked for anew after each question: the pauses grow so that this costs nothing.
 //!
 //! The kernel may have to wait for an inode that it is about to forget, so it is asked on a line of its own.
 
@@ -28,8 +37,11 @@ use crate::loopback::inode::NodeNo;
 use crate::sync::Arc;
 use crate::sys::notify;
 
-/// How long answers may be on their way, and FORGETs.
+/// How long answers may be on their way, and FORGETs: then is the first search.
 const SETTLES: Duration = Duration::from_secs(3);
+/// The pause before each further one is so many times the one before, up to the longest.
+const GROWS: u32 = 4;
+const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// How long it is from the first question to the second.
 const APART: Duration = Duration::from_secs(2);
 /// So many are asked for at a time, with a pause after them: others want to be answered.
@@ -76,7 +88,7 @@ impl Search {
         let search = thread::Builder::new()
             .name("loopfs-lost".to_owned())
             .spawn(move || {
-                let _ = searcher.search();
+                let _ = searcher.search_again_and_again();
             })?;
         Ok(Self {
             over: end,
@@ -95,10 +107,23 @@ impl Search {
 }
 
 impl Searcher {
-    /// `None` if it is over before.
-    fn search(&self) -> Option<()> {
-        self.pause(SETTLES)?;
-        let unknown = self.unknown_of(&self.tree.inherited())?;
+    /// Until there is nothing to be found any more; `None` if it is over before.
+    fn search_again_and_again(&self) -> Option<()> {
+        let mut pause = SETTLES;
+        loop {
+            self.pause(pause)?;
+            let left = self.search()?;
+            if left == 0 && !self.tree.may_inherit() {
+                return Some(());
+            }
+            pause = (pause * GROWS).min(LONGEST);
+        }
+    }
+
+    /// How many inodes are left that an earlier process has counted.
+    fn search(&self) -> Option<usize> {
+        let inherited = self.tree.inherited();
+        let unknown = self.unknown_of(&inherited)?;
         let mut dropped = 0;
         if !unknown.is_empty() {
             self.pause(APART)?;
@@ -106,10 +131,11 @@ impl Searcher {
                 dropped += usize::from(self.tree.set_aside(node));
             }
         }
+        let left = inherited.len() - dropped;
         log::debug!(
-            "the kernel had forgotten {dropped} inodes, which an earlier process did not get to note"
+            "the kernel had forgotten {dropped} inodes, which an earlier process did not get to note; {left} others are from before"
         );
-        Some(())
+        Some(left)
     }
 
     fn unknown_of(&self, nodes: &[NodeNo]) -> Option<Vec<NodeNo>> {

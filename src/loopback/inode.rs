@@ -59,7 +59,7 @@ pub struct Inode {
     /// What was told of its size and times last, as [`stamp`] has it; of a directory, where it was found last,
     /// as [`place`] has it, or 0.
     stamp: AtomicU32,
-    /// [`USED`], [`KEPT`], [`TOLD`], [`MAPPABLE`], [`UNHEARD`], [`INHERITED`].
+    /// [`USED`], [`KEPT`], [`TOLD`], [`MAPPABLE`], [`UNHEARD`], [`INHERITED`], [`UNCHANGED`].
     flags: AtomicU8,
     /// When it was made, as [`birth`] has it.
     birth: [u8; 2],
@@ -79,8 +79,12 @@ const MAPPABLE: u8 = 8;
 /// Somebody writes to it in SRC by the kernel's own way, of which the daemon does not hear.
 const UNHEARD: u8 = 16;
 
-/// All that is counted of it was counted by an earlier process. Set and read under the lock of its shard of the table.
+/// Something of its count is from an earlier process, which may have lost a FORGET: it may be too high. Set and read under the lock of its
+/// shard of the table, like the next.
 const INHERITED: u8 = 32;
+
+/// Its count is what it was when [`super::table::Table::inherited`] listed it.
+const UNCHANGED: u8 = 64;
 
 /// How it is reached.
 #[derive(Debug)]
@@ -434,14 +438,29 @@ impl Inode {
 
     /// Its count changes.
     pub(super) fn is_counted(&self) {
-        if self.is_inherited() {
-            self.flags.fetch_and(!INHERITED, Ordering::Relaxed);
+        if self.is_unchanged() {
+            self.flags.fetch_and(!UNCHANGED, Ordering::Relaxed);
         }
     }
 
-    /// Whether its count is as an earlier process has left it.
+    /// Its count begins with one that is from an earlier process.
+    pub(super) fn inherits(&self) {
+        self.flags.fetch_or(INHERITED, Ordering::Relaxed);
+    }
+
+    /// Whether something of its count is from an earlier process.
     pub(super) fn is_inherited(&self) -> bool {
         self.has(INHERITED)
+    }
+
+    /// It is listed: [`Self::is_unchanged`] until its count changes.
+    pub(super) fn is_listed(&self) {
+        self.flags.fetch_or(UNCHANGED, Ordering::Relaxed);
+    }
+
+    /// Whether its count is what it was when it was listed last.
+    pub(super) fn is_unchanged(&self) -> bool {
+        self.has(UNCHANGED)
     }
 
     /// Asks for its descriptor back.

@@ -133,14 +133,20 @@ impl Loopback {
         state.map_or(0, |state| state.highest_backing())
     }
 
-    /// The inodes of which all was counted by an earlier process: whoever asks the kernel may find that it does not know some of
+    /// The inodes of whose counts something is from an earlier process: whoever asks the kernel may find that it does not know some of
     /// them.
     #[must_use]
     pub fn inherited(&self) -> Vec<NodeNo> {
         self.table.inherited()
     }
 
-    /// The kernel does not know an inode of those. Whether it was dropped: it may have been asked for meanwhile.
+    /// Whether there may be some of those again, although there are none.
+    #[must_use]
+    pub fn may_inherit(&self) -> bool {
+        self.table.has_aside()
+    }
+
+    /// The kernel does not know an inode of those that were listed last. Whether it was dropped: its count may have changed meanwhile.
     pub fn set_aside(&self, node: NodeNo) -> bool {
         self.table.set_aside(node).is_some()
     }

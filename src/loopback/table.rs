@@ -171,6 +171,9 @@ impl Table {
                 Arc::clone(&known.inode)
             } else {
                 let instead = enter(Some(known.tally.get()));
+                if known.inode.is_inherited() {
+                    found.inherits();
+                }
                 replaced = shard.replace(instead);
                 if let (Some(index), Some(slot)) = (self.index.get(), &replaced) {
                     index.remove(&slot.inode);
@@ -179,8 +182,12 @@ impl Table {
                 Arc::clone(&found)
             }
         } else {
-            // What was counted before may still be given back, under the same number.
-            shard.insert(enter(self.aside.take(number)));
+            // What was counted before may still be given back, under the same number; or never.
+            let before = self.aside.take(number);
+            if before.is_some() {
+                found.inherits();
+            }
+            shard.insert(enter(before));
             if let Some(index) = self.index.get() {
                 index.insert(&found);
             }
@@ -277,19 +284,31 @@ impl Table {
         removed.map(|slot| slot.inode)
     }
 
-    /// The inodes of which all was counted by an earlier process.
+    /// The inodes of whose counts something is from an earlier process. From now on it is noted if one changes, for
+    /// [`Self::set_aside`].
     #[must_use]
     pub fn inherited(&self) -> Vec<NodeNo> {
         let inherited = |shard: &Mutex<HashSet<Slot>>| -> Vec<NodeNo> {
             let shard = lock(shard);
             let inherited = shard.iter().filter(|slot| slot.inode.is_inherited());
-            inherited.map(|slot| slot.inode.number()).collect()
+            inherited
+                .map(|slot| {
+                    slot.inode.is_listed();
+                    slot.inode.number()
+                })
+                .collect()
         };
         self.shards.iter().flat_map(inherited).collect()
     }
 
-    /// The kernel does not know an inode, of which all was counted by an earlier process: it is dropped, but for its count. The
-    /// inode, unless something was counted meanwhile, or it is in use.
+    /// Whether an inode that becomes known may yet be one of [`Self::inherited`]: there are counts that were set aside.
+    #[must_use]
+    pub fn has_aside(&self) -> bool {
+        self.aside.number.load(Ordering::Relaxed) > 0
+    }
+
+    /// The kernel does not know an inode of those that [`Self::inherited`] has listed: it is dropped, but for its count. The
+    /// inode, unless something was counted since, or it is in use.
     ///
     /// The count stays because the kernel may yet give it back, for whatever reason: then it is taken down by as much, as it would have been;
     /// and if the number is taken again before that, it is counted together with what is counted then, as where a number is used
@@ -299,7 +318,7 @@ impl Table {
         let slot = shard.get(&node)?;
         let tally = slot.tally.get();
         let is_kept = self.counting.is_kept(tally);
-        if !slot.inode.is_inherited()
+        if !slot.inode.is_unchanged()
             || Arc::strong_count(&slot.inode) > 1
             || !self.counting.set_aside(tally)
         {

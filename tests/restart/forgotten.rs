@@ -33,7 +33,8 @@ fn what_was_forgotten_unheard_is_found_and_what_is_known_stays() {
     let mount = Supervised::start_with_faults("forget=5", &["--restart-limit", "never"]);
     let stays = mount.path("stays");
     fs::write(&stays, "here").unwrap();
-    let number = fs::metadata(&stays).unwrap().ino();
+    let held = File::open(&stays).unwrap();
+    let number = held.metadata().unwrap().ino();
     let open = File::create_new(mount.path("open")).unwrap();
     open.write_at(b"open", 0).unwrap();
     fs::remove_file(mount.path("open")).unwrap();
@@ -52,6 +53,29 @@ fn what_was_forgotten_unheard_is_found_and_what_is_known_stays() {
     let mut content = [0; 4];
     open.read_exact_at(&mut content, 0).unwrap();
     assert_eq!(&content, b"open");
-    drop(open);
+    drop((open, held));
+    mount.into_mount().finish();
+}
+
+/// One that is looked up again before the search, and one that is forgotten after it.
+#[test]
+fn what_is_forgotten_later_is_found_too() {
+    let mount = Supervised::start_with_faults("forget=5", &["--restart-limit", "never"]);
+    // Open, so that the kernel forgets neither on its own.
+    let stays = File::create_new(mount.path("stays")).unwrap();
+    let later = File::create_new(mount.path("later")).unwrap();
+    drop(File::create_new(mount.path("again")).unwrap());
+    assert_eq!(known(&mount), 3);
+    mount.kill_child();
+    // Of this one the new process counts a lookup.
+    fs::hard_link(mount.path("again"), mount.path("link")).unwrap();
+    fs::remove_file(mount.path("again")).unwrap();
+    fs::remove_file(mount.path("link")).unwrap();
+    assert_eq!(known(&mount), 3);
+    eventually("the first search finds it", LIMIT, || known(&mount) == 2);
+    fs::remove_file(mount.path("later")).unwrap();
+    drop(later);
+    eventually("the next search finds it", LIMIT, || known(&mount) == 1);
+    drop(stays);
     mount.into_mount().finish();
 }
