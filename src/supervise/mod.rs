@@ -256,10 +256,8 @@ impl Keeper {
         match report {
             Report::Up => {
                 self.process.is_up_now();
-                if let Err(error) = self.give_duty() {
-                    log::error!("the process that is to serve can't be told so: {error}");
-                    self.process.kill();
-                }
+                let given = self.give_duty();
+                self.or_give_up(given);
             }
             Report::Made(mounted) => match taken_over(&mounted) {
                 Some(attachment) => {
@@ -271,10 +269,8 @@ impl Keeper {
                 None => self.process.kill(),
             },
             Report::Prepared => {
-                if let Err(error) = self.give_word() {
-                    log::error!("the process that is to serve can't be told so: {error}");
-                    self.process.kill();
-                }
+                let given = self.give_word();
+                self.or_give_up(given);
             }
             Report::Upgrade => self.upgrade = true,
             Report::Ready => return self.serves(),
@@ -294,6 +290,17 @@ impl Keeper {
             Report::Ended { .. } | Report::Refused(_) => self.process.last_word(report),
         }
         None
+    }
+
+    /// A child that could not be told what to do is followed by another one. One that is dead already has nothing wrong with it
+    /// but that, and its death is heard next.
+    fn or_give_up(&mut self, told: io::Result<()>) {
+        if let Err(error) = told {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                log::error!("the process that is to serve can't be told so: {error}");
+            }
+            self.process.kill();
+        }
     }
 
     fn give_duty(&mut self) -> io::Result<()> {

@@ -43,10 +43,8 @@ impl Keeper {
         }
         self.earlier = Some(std::mem::replace(&mut self.program, program));
         self.succeed(process);
-        if let Err(error) = self.give_word() {
-            log::error!("the process that is to serve can't be told so: {error}");
-            self.process.kill();
-        }
+        let given = self.give_word();
+        self.or_give_up(given);
         None
     }
 
