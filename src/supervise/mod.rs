@@ -439,7 +439,12 @@ impl Keeper {
             }
             // It was ready a moment ago; the one before it has served for long.
             Some(Report::Refused(message)) if self.earlier.is_some() => {
-                log::error!("the new program can't go on: {message}");
+                let level = if self.is_ending() {
+                    log::Level::Info
+                } else {
+                    log::Level::Error
+                };
+                log::log!(level, "the new program can't go on: {message}");
             }
             Some(Report::Refused(message)) => {
                 self.take_down();
@@ -453,14 +458,17 @@ impl Keeper {
             self.take_down();
             return Some(Err(failed_start(status, &how)));
         }
-        if let Some(cause) = self.state.cause()
-            && matches!(self.state, State::Aborting { .. } | State::Stopped { .. })
-        {
+        if let Some(cause) = self.state.cause().filter(|_| self.is_ending()) {
             log::warn!("the serving process {how} on its way out; the rest is done here");
             self.take_down();
             return Some(Ok(cause.exit_code()));
         }
         self.follow(status, &how)
+    }
+
+    /// Whether the mount is on its way out, so far that nobody else is needed for the rest.
+    fn is_ending(&self) -> bool {
+        matches!(self.state, State::Aborting { .. } | State::Stopped { .. })
     }
 
     /// Whether another child could go on with the mount.
