@@ -439,12 +439,11 @@ impl Keeper {
             }
             // It was ready a moment ago; the one before it has served for long.
             Some(Report::Refused(message)) if self.earlier.is_some() => {
-                let level = if self.is_ending() {
-                    log::Level::Info
+                if self.is_ending() {
+                    log::info!("the new program has nothing to go on with: {message}");
                 } else {
-                    log::Level::Error
-                };
-                log::log!(level, "the new program can't go on: {message}");
+                    log::error!("the new program can't go on: {message}");
+                }
             }
             Some(Report::Refused(message)) => {
                 self.take_down();
