@@ -134,24 +134,27 @@ impl Directory {
         }
     }
 
-    /// The devices that there are sockets for.
-    pub(super) fn devices(&self) -> Vec<DeviceNumber> {
+    /// The names in it.
+    fn names(&self) -> impl Iterator<Item = OsString> + use<> {
         // Not by the path, which may lead elsewhere by now.
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let names = fs::read_dir(path).into_iter().flatten().flatten();
-        names
-            .filter_map(|entry| device_of(&entry.file_name()))
+        names.map(|entry| entry.file_name())
+    }
+
+    /// The devices that there are sockets for.
+    pub(super) fn devices(&self) -> Vec<DeviceNumber> {
+        self.names()
+            .filter_map(|name| device_of(&name))
             .take(MOST_NAMES)
             .collect()
     }
 
     /// Those of daemons that were killed between making a socket and giving it its name: of processes that are no more.
     fn unfinished(&self) -> Vec<OsString> {
-        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
-        let names = fs::read_dir(path).into_iter().flatten().flatten();
-        let names = names.take(MOST_NAMES).map(|entry| entry.file_name());
         let is_over = |pid: Pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH);
-        names
+        self.names()
+            .take(MOST_NAMES)
             .filter(|name| maker_of(name).is_some_and(is_over))
             .collect()
     }

@@ -77,22 +77,7 @@ pub fn run(config: &Config, ready: Ready) -> Result<ExitCode, Failure> {
     let process = program.start().map_err(|error| cant_start(&error))?;
     let keeper = Keeper {
         ready: Some(ready),
-        signals,
-        place,
-        process,
-        unburied: Vec::new(),
-        program,
-        earlier: None,
-        upgrade: false,
-        // In the background it is nobody's service.
-        stored: Some(0).filter(|_| config.foreground).and_then(Stored::with),
-        mount: None,
-        kept: BTreeMap::new(),
-        state: State::Starting,
-        drains_since: None,
-        pace: Pace::new(config.restart.limit),
-        died: None,
-        asked: 0,
+        ..Keeper::of(config, signals, place, process, program, 0)
     };
     keeper.until_the_end()
 }
@@ -168,6 +153,38 @@ struct Mount {
 }
 
 impl Keeper {
+    /// One of which nothing is known yet but who serves, and what; in systemd's store is a record of that number.
+    fn of(
+        config: &Config,
+        signals: SignalQueue,
+        place: Place,
+        process: Process,
+        program: Program,
+        record: u64,
+    ) -> Self {
+        Self {
+            ready: None,
+            signals,
+            place,
+            process,
+            unburied: Vec::new(),
+            program,
+            earlier: None,
+            upgrade: false,
+            // In the background it is nobody's service.
+            stored: Some(record)
+                .filter(|_| config.foreground)
+                .and_then(Stored::with),
+            mount: None,
+            kept: BTreeMap::new(),
+            state: State::Starting,
+            drains_since: None,
+            pace: Pace::new(config.restart.limit),
+            died: None,
+            asked: 0,
+        }
+    }
+
     fn until_the_end(mut self) -> End {
         loop {
             if let Some(end) = self.attend() {

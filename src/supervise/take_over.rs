@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::message::Mounted;
 use super::pace::Pace;
 use super::process::Program;
-use super::store::Stored;
 use super::succession::Succession;
 use super::{Keeper, Mount, OURSELVES, begin, cant_start};
 use crate::attach::{Attachment, Handover};
@@ -47,24 +46,13 @@ pub fn go_on(config: &Config, succession: Succession) -> Result<ExitCode, Failur
         env!("CARGO_PKG_VERSION")
     );
     let keeper = Keeper {
-        ready: None,
-        signals,
-        place,
-        process,
-        unburied: Vec::new(),
-        program,
-        earlier: None,
-        upgrade: false,
-        stored: Some(record)
-            .filter(|_| config.foreground)
-            .and_then(Stored::with),
         mount: Some(mount),
         kept,
         state,
         drains_since,
         pace: Pace::after(config.restart.limit, deaths),
         died,
-        asked: 0,
+        ..Keeper::of(config, signals, place, process, program, record)
     };
     keeper.until_the_end()
 }

@@ -65,12 +65,7 @@ fn a_source_that_the_mount_covers_is_found_again() {
 fn open_files_go_on() {
     for io in ["auto", "cached", "direct"] {
         let mount = Supervised::start(&["--io", io]);
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(mount.path("f"))
-            .unwrap();
+        let mut file = File::create_new(mount.path("f")).unwrap();
         let mut expected = Vec::new();
         for round in 0..4_u8 {
             file.write_all(&[round; 10_000]).unwrap();
@@ -95,12 +90,7 @@ fn what_has_no_name_any_more_goes_on() {
         let mount = Supervised::start(&["--io", io]);
         let unasked = mount.log().contains("without asking");
         assert_eq!(unasked, io == "cached", "{}", mount.log());
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(mount.path("f"))
-            .unwrap();
+        let mut file = File::create_new(mount.path("f")).unwrap();
         file.write_all(b"content").unwrap();
         fs::create_dir(mount.path("d")).unwrap();
         let dir = File::open(mount.path("d")).unwrap();

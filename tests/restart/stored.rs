@@ -206,12 +206,7 @@ fn who_keeps_a_mount_is_killed_and_another_one_goes_on() {
     let manager = Manager::new(&env);
     let mut mount = manager.start(env, &[]);
     let entry = mount.entry().clone();
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(mount.path("f"))
-        .unwrap();
+    let mut file = File::create_new(mount.path("f")).unwrap();
     for round in 1..=4_usize {
         file.write_all(b"some bytes").unwrap();
         let path = mount.path("g");

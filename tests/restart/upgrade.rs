@@ -43,12 +43,7 @@ fn upgrade(mount: &Supervised) -> Finished {
 #[test]
 fn the_program_on_the_disk_goes_on_and_files_stay_open() {
     let (mount, program) = start(&[]);
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(mount.path("f"))
-        .unwrap();
+    let mut file = File::create_new(mount.path("f")).unwrap();
     for round in 1..=3_usize {
         file.write_all(b"some bytes").unwrap();
         replace(&program, crate::common::env::LOOPFS);
@@ -124,12 +119,7 @@ fn the_supervisor_is_replaced_too_and_stays_the_same_process() {
 #[test]
 fn what_was_kept_is_kept_by_the_new_program() {
     let (mount, program) = start(&["--io", "direct"]);
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(mount.path("f"))
-        .unwrap();
+    let mut file = File::create_new(mount.path("f")).unwrap();
     file.write_all(b"no name").unwrap();
     fs::remove_file(mount.path("f")).unwrap();
     replace(&program, crate::common::env::LOOPFS);
