@@ -73,9 +73,11 @@ impl Watched {
         self.errors
     }
 
-    /// A new sample; nothing when there is no such mount any more.
+    /// A new sample; nothing when there is no such mount any more. One with neither its source nor its target is another
+    /// mount, which has got its device number.
     pub(super) fn update(&mut self, mount: Option<Mount>) {
-        let Some(mount) = mount else {
+        let is_it = |it: &Mount| it.source == self.mount.source || it.target == self.mount.target;
+        let Some(mount) = mount.filter(is_it) else {
             self.ended = true;
             self.rows.clear();
             return;
@@ -135,6 +137,7 @@ fn times(operation: &Operation) -> Times {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::mounts::tests::mount;
     use super::*;
 
     fn figures(requests: u64, buckets: &[(usize, u64)]) -> Figures {
@@ -156,6 +159,19 @@ mod tests {
             ],
             ..Figures::default()
         }
+    }
+
+    #[test]
+    fn another_mount_with_its_number_is_not_it() {
+        let with_source = |source: &str, target: &str| Mount {
+            source: crate::figures::Name::of(source),
+            ..mount(target, Some(figures(100, &[])))
+        };
+        let mut watched = Watched::new(with_source("/a", "/mnt"));
+        watched.update(Some(with_source("/a", "/moved")));
+        assert!(!watched.ended());
+        watched.update(Some(with_source("/b", "/other")));
+        assert!(watched.ended());
     }
 
     #[test]
