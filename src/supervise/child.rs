@@ -37,8 +37,8 @@ pub struct Supervisor {
     ready: Arc<AtomicBool>,
     /// Where systemd keeps what the supervisor keeps; should that be killed, another one goes on.
     store: Arc<OnceLock<Store>>,
-    /// Who waits to hear why there is no upgrade.
-    upgrading: Arc<Mutex<Option<mpsc::Sender<String>>>>,
+    /// All who wait to hear why there is no upgrade.
+    upgrading: Arc<Mutex<Vec<mpsc::Sender<String>>>>,
 }
 
 /// What this process is for.
@@ -224,11 +224,13 @@ impl Supervisor {
     #[must_use]
     pub fn upgrade(&self) -> String {
         let (tell, told) = mpsc::channel();
-        *lock(&self.upgrading) = Some(tell);
+        lock(&self.upgrading).push(tell);
         match self.say(&Report::Upgrade) {
-            Ok(()) => told
-                .recv_timeout(UPGRADE)
-                .unwrap_or_else(|_| "the supervisor does not answer".to_owned()),
+            Ok(()) => {
+                log::debug!("the supervisor is asked for an upgrade");
+                told.recv_timeout(UPGRADE)
+                    .unwrap_or_else(|_| "the supervisor does not answer".to_owned())
+            }
             Err(error) => format!("the supervisor is gone: {error}"),
         }
     }
@@ -262,9 +264,9 @@ impl Supervisor {
                         Order::Stored => it.is_stored([]),
                         Order::GoOn(why) => {
                             gate.let_go();
-                            if let Some(waits) = lock(&it.upgrading).take() {
+                            for waits in lock(&it.upgrading).drain(..) {
                                 // It may have lost its patience.
-                                let _ = waits.send(why);
+                                let _ = waits.send(why.clone());
                             }
                         }
                         other => log::error!("{}", unexpected(&other)),

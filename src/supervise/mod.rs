@@ -207,11 +207,12 @@ impl Keeper {
         if signalled && let Some(end) = self.pass_signals_on() {
             return Some(end);
         }
-        if died {
-            return self.bury();
-        }
+        // Even if it has died since it asked: somebody has to follow it, and only it knows who waits to hear that there is no upgrade.
         if std::mem::take(&mut self.upgrade) {
             return self.upgrade();
+        }
+        if died {
+            return self.bury();
         }
         None
     }
@@ -245,6 +246,8 @@ impl Keeper {
     /// Another child takes the place of the one that is gone.
     fn succeed(&mut self, process: Process) {
         let before = std::mem::replace(&mut self.process, process);
+        // Who has asked for one more meanwhile has the next process as well.
+        self.upgrade = false;
         if before.is_unburied() {
             log::debug!(
                 "process {} has not quite died: a thread of it waits for an answer",

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -14,6 +15,11 @@ use crate::common::{Finished, LIMIT, Mount, Signal, TestEnv, run};
 
 /// A mount served by a copy of the program, which can be replaced.
 fn start(options: &[&str]) -> (Supervised, PathBuf) {
+    start_with_faults("", options)
+}
+
+/// The same with operations that are to fail in the first process (`LOOPFS_FAULTS`).
+fn start_with_faults(faults: &str, options: &[&str]) -> (Supervised, PathBuf) {
     let env = TestEnv::new();
     let program = env.public_binary();
     let mut command = std::process::Command::new(&program);
@@ -22,7 +28,11 @@ fn start(options: &[&str]) -> (Supervised, PathBuf) {
         .args(options)
         .arg(env.src())
         .arg(env.mnt())
-        .env("RUST_LOG", "warn,loopfs=info,fuser::reply=off")
+        .env(
+            "RUST_LOG",
+            "warn,loopfs=info,loopfs::supervise=debug,fuser::reply=off",
+        )
+        .env("LOOPFS_FAULTS", faults)
         .env_remove("NOTIFY_SOCKET");
     (Supervised::of(Mount::start_command(env, command)), program)
 }
@@ -167,7 +177,7 @@ fn a_signal_during_an_upgrade_is_heard() {
         replace(&program, crate::common::env::LOOPFS);
         let mut command = mount.loopfs(["upgrade"]);
         command.arg(mount.mnt());
-        let asks = std::thread::spawn(move || run(&mut command, LIMIT));
+        let asks = thread::spawn(move || run(&mut command, LIMIT));
         let supervisor = Watched::new(mount.pid()).unwrap();
         assert!(!supervisor.wait_end(Duration::from_millis(delay * 40)));
         mount.signal(Signal::TERM);
@@ -175,6 +185,82 @@ fn a_signal_during_an_upgrade_is_heard() {
         asks.join().unwrap();
         mount.into_mount().ended();
     }
+}
+
+/// Has somebody ask for an upgrade, the first one or a further one.
+fn ask_for_upgrade(mount: &Supervised, number: usize) -> JoinHandle<Finished> {
+    let mut command = mount.loopfs(["upgrade"]);
+    command.arg(mount.mnt());
+    let asks = thread::spawn(move || run(&mut command, LIMIT));
+    eventually("the upgrade is asked for", LIMIT, || {
+        let log = mount.log();
+        log.matches("the supervisor is asked for an upgrade")
+            .count()
+            == number
+    });
+    asks
+}
+
+/// Who asks while an upgrade is under way gets what that brings.
+#[test]
+fn an_upgrade_that_is_asked_for_twice_is_one() {
+    // The first process does not answer, so the upgrade waits some seconds.
+    let (mount, program) = start_with_faults("mkdir=stall", &[]);
+    let new = mount.path("d");
+    let makes = thread::spawn(move || fs::create_dir(new));
+    eventually("it is not answered", LIMIT, || {
+        mount.log().contains("is not answered, as")
+    });
+    replace(&program, crate::common::env::LOOPFS);
+    let asks = [1, 2].map(|number| ask_for_upgrade(&mount, number));
+    for one in asks {
+        let said = one.join().unwrap().success();
+        let served_by = format!("process {}", mount.child().pid.as_raw_nonzero());
+        assert!(said.contains(&served_by), "{said}");
+    }
+    makes.join().unwrap().unwrap();
+    wait_for_both_to_run(&program, &mount);
+    mount.into_mount().finish();
+}
+
+/// And so does who asks for one that is refused.
+#[test]
+fn everybody_who_has_asked_is_told_why_there_is_no_upgrade() {
+    let (mount, program) = start(&[]);
+    replace(&program, "/bin/false");
+    mount.signal(Signal::STOP);
+    let asks = [1, 2].map(|number| ask_for_upgrade(&mount, number));
+    mount.signal(Signal::CONT);
+    for one in asks {
+        let failed = one.join().unwrap();
+        assert!(failed.stderr.contains("can't go on"), "{failed:?}");
+    }
+    mount.into_mount().finish();
+}
+
+/// Who is killed when it has asked for an upgrade, before anybody has heard it, is followed by the new program.
+#[test]
+fn a_death_right_after_the_request_for_an_upgrade_is_followed_by_the_new_program() {
+    let (mount, program) = start(&[]);
+    let mut file = File::create_new(mount.path("f")).unwrap();
+    file.write_all(b"x").unwrap();
+    replace(&program, crate::common::env::LOOPFS);
+    mount.signal(Signal::STOP);
+    let asks = ask_for_upgrade(&mount, 1);
+    let child = mount.child();
+    child.signal(Signal::KILL);
+    assert!(child.wait_end(LIMIT), "SIGKILL did not end it");
+    mount.signal(Signal::CONT);
+    let said = asks.join().unwrap().success();
+    let served_by = format!("process {}", mount.child().pid.as_raw_nonzero());
+    assert!(said.contains(&served_by), "{said}");
+    wait_for_both_to_run(&program, &mount);
+    file.write_all(b"y").unwrap();
+    drop(file);
+    assert_eq!(fs::read(mount.source("f")).unwrap(), b"xy");
+    let log = mount.log();
+    assert!(!log.contains("makes no sense"), "{log}");
+    mount.into_mount().finish();
 }
 
 /// The limit of restarts counts on, and so does a drain.
