@@ -8,10 +8,14 @@
 #   scripts/stress-restart.sh --kills 500      more of them
 #   scripts/stress-restart.sh --matrix         event loops, ways of reading and writing, and request sizes, one after the other
 #   scripts/stress-restart.sh --quick          the same, with few kills and fewer combinations: a minute
+#   scripts/stress-restart.sh --kills 0 --upgrades 50 --other-loopfs FILE
+#                                              `loopfs upgrade`, from one build to another and back, with kills beside it if
+#                                              there are some
 #
 # Further options go to scripts/stress-restart.d/run.py, such as --threads 1, --io cached, --size 4096, --seed 7,
-# --upgrades. LOOPFS names the program (default: target/release/loopfs). TMPDIR decides which file system SRC is on:
-# scripts/on-filesystems -- scripts/stress-restart.sh tries several.
+# --logs DIR. LOOPFS names the program (default: target/release/loopfs). TMPDIR decides which file system SRC is on:
+# scripts/on-filesystems -- scripts/stress-restart.sh tries several. Whole programs go through the same with
+# scripts/programs --kills 100 postgresql sqlite git cargo.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."

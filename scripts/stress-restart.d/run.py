@@ -1,6 +1,7 @@
 """One mount with --supervise, programs at work on it, and kills. See scripts/stress-restart.sh."""
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -12,8 +13,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
+import kills
 import work
 
 # Generous: the machine may be loaded. Every wait ends with its condition.
@@ -24,6 +27,8 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--loopfs", required=True)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--upgrades", type=int, default=0, help="so many times `loopfs upgrade`, beside the kills")
+    parser.add_argument("--other-loopfs", help="another build, to upgrade to and back (default: a copy of the same)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--io", default="auto")
     parser.add_argument("--size", type=int, default=1 << 20, help="bytes of a write")
@@ -31,6 +36,7 @@ def arguments():
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--apart", type=float, default=0.25, help="seconds between kills, on average")
     parser.add_argument("--option", action="append", default=[], help="a further option of loopfs")
+    parser.add_argument("--logs", help="keep what the daemon said in runs that failed")
     return parser.parse_args()
 
 
@@ -50,7 +56,10 @@ class Mount:
         self.log_path = f"{directory}/log"
         os.mkdir(self.source)
         os.mkdir(self.target)
-        command = [options.loopfs, "-f", "--supervise=require", "--restart-limit", "never", "--threads", str(options.threads),
+        # Where it is installed, and may be replaced.
+        self.program = f"{directory}/loopfs"
+        self.install(options.loopfs)
+        command = [self.program, "-f", "--supervise=require", "--restart-limit", "never", "--threads", str(options.threads),
                    "--io", options.io, *options.option, self.source, self.target]
         log = open(self.log_path, "wb")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -64,14 +73,20 @@ class Mount:
             return log.read()
 
     def child(self):
-        pid = self.process.pid
-        try:
-            with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as children:
-                found = children.read().split()
-        except FileNotFoundError:
-            return None
-        # One before it may not have died quite yet.
-        return int(found[-1]) if found else None
+        children = kills.children_of(self.process.pid)
+        return children[-1] if children else None
+
+    def install(self, build):
+        """Puts a build in the program's place, as a package does."""
+        shutil.copy(build, f"{self.program}.new")
+        os.rename(f"{self.program}.new", self.program)
+
+    def runs(self, pid):
+        """What a process runs: whether it is what lies in the program's place, and the digest of it."""
+        path = f"/proc/{pid}/exe"
+        with open(path, "rb") as program:
+            digest = hashlib.file_digest(program, "sha256").hexdigest()
+        return os.readlink(path) == self.program, digest
 
     def descriptors(self, pid):
         return len(os.listdir(f"/proc/{pid}/fd"))
@@ -94,6 +109,55 @@ def probe(target, stop, results):
         took.append(time.monotonic() - begun)
         time.sleep(0.001)
     results.put(("probe", len(took), 0, None, json.dumps(sorted(took)[-5000:])))
+
+
+class Upgrader(threading.Thread):
+    """Has one build after the other go on with the mount, and looks whether it does."""
+
+    def __init__(self, mount, options, killer):
+        super().__init__()
+        self.mount, self.killer, self.count, self.apart = mount, killer, options.upgrades, options.apart
+        self.builds = [options.other_loopfs or options.loopfs, options.loopfs]
+        self.done, self.refused, self.wrong, self.stop = 0, 0, [], threading.Event()
+        self.start()
+
+    def run(self):
+        try:
+            while self.done < self.count and not self.stop.wait(random.expovariate(1 / self.apart)):
+                self.upgrade(self.builds[self.done % 2])
+                self.done += 1
+        except (OSError, TimeoutError, subprocess.SubprocessError) as error:
+            self.wrong.append(f"upgrade {self.done + 1}: {error}")
+
+    def upgrade(self, build):
+        mount = self.mount
+        mount.install(build)
+        with open(build, "rb") as program:
+            digest = hashlib.file_digest(program, "sha256").hexdigest()
+        while True:
+            kills_before = self.killer.kills
+            said = subprocess.run([mount.program, "upgrade", mount.target], capture_output=True, text=True, timeout=LIMIT, check=False)
+            if said.returncode == 0:
+                break
+            # One that was getting ready may have been killed.
+            if self.killer.kills == kills_before:
+                raise subprocess.SubprocessError(said.stderr.strip())
+            self.refused += 1
+        # Who serves is said to have become the new one; the supervisor does right after that.
+        served_by = int(re.search(r"process (\d+)", said.stdout)[1])
+        try:
+            if mount.runs(served_by) != (True, digest):
+                self.wrong.append(f"upgrade {self.done + 1}: {said.stdout.strip()}, which is not the new one")
+        except (FileNotFoundError, ProcessLookupError):
+            pass  # killed since
+        wait_for("the supervisor to be the new one", lambda: mount.runs(mount.process.pid) == (True, digest))
+
+        def is_new():
+            try:
+                return mount.runs(mount.child()) == (True, digest)
+            except (FileNotFoundError, ProcessLookupError):
+                return False
+        wait_for("who serves to be the new one", is_new)
 
 
 def compare(source, number, files):
@@ -121,26 +185,28 @@ def stress(options, mount):
     shared = f"{mount.target}/shared"
     with open(shared, "wb") as file:
         file.write(b"0")
-    first_child = mount.child()
     before = mount.descriptors(mount.process.pid)
     tasks = [multiprocessing.Process(target=work.run, args=(f"{mount.target}/w{n}", shared, n, options.size, options.seed,
                                                            stop, results)) for n in range(options.workers)]
     tasks.append(multiprocessing.Process(target=probe, args=(mount.target, stop, results)))
     for task in tasks:
         task.start()
-    chance, kills, last = random.Random(options.seed), 0, first_child
-    while kills < options.kills and mount.process.poll() is None and all(task.is_alive() for task in tasks):
+    killer = kills.Killer(mount.process.pid)
+    upgrader = Upgrader(mount, options, killer)
+    chance = random.Random(options.seed)
+
+    def goes_on():
+        return mount.process.poll() is None and all(task.is_alive() for task in tasks)
+    while killer.kills < options.kills and goes_on():
         # A delay here is what is being tried: some are shorter than a restart takes.
         time.sleep(chance.expovariate(1 / options.apart) if chance.random() < 0.9 else chance.uniform(0, 0.01))
-        pid = mount.child()
-        if pid is not None and pid != last:
-            os.kill(pid, signal.SIGKILL)
-            kills, last = kills + 1, pid
-        elif kills == 0 and pid is not None:
-            os.kill(pid, signal.SIGKILL)
-            kills = 1
+        killer.kill()
+    while upgrader.is_alive() and goes_on():
+        upgrader.join(0.1)
+    upgrader.stop.set()
     stop.set()
-    told, wrong, pauses, rounds, counted = [], [], [], 0, 0
+    upgrader.join()
+    told, wrong, pauses, rounds, counted = [], upgrader.wrong, [], 0, 0
     for _ in tasks:
         try:
             told.append(results.get(timeout=LIMIT))
@@ -160,7 +226,7 @@ def stress(options, mount):
         if task.is_alive():
             task.kill()
     if wrong:
-        return wrong, kills, rounds, pauses
+        return wrong, killer.kills, upgrader.done, rounds, pauses
     for number, _, _, _, files in told:
         if number != "probe":
             wrong += compare(mount.source, number, json.loads(files))
@@ -191,7 +257,7 @@ def stress(options, mount):
     pid = wait_for("a child", mount.child)
     print(f"  the child: {mount.descriptors(pid)} descriptors, {mount.memory(pid)} KiB; the supervisor: "
           f"{mount.descriptors(mount.process.pid)} descriptors, {mount.memory(mount.process.pid)} KiB")
-    return wrong, kills, rounds, pauses
+    return wrong, killer.kills, upgrader.done, rounds, pauses
 
 
 def end(mount):
@@ -222,17 +288,20 @@ def main():
     directory = os.path.realpath(tempfile.mkdtemp(prefix="loopfs-restart."))
     mount = Mount(options, directory)
     begun = time.monotonic()
-    wrong, kills, rounds, pauses = stress(options, mount)
+    wrong, killed, upgraded, rounds, pauses = stress(options, mount)
     wrong += end(mount)
     served = [int(ms) for ms in re.findall(r"is served again, (\d+) ms after", mount.log())]
     longest = [1000 * pause for pause in pauses[-max(len(served), 1):]]
-    print(f"--threads {options.threads} --io {options.io} --size {options.size} --seed {options.seed}: {kills} kills in "
-          f"{time.monotonic() - begun:.0f} s, {rounds} rounds; a restart took {statistics.median(served or [0]):.0f} ms "
+    print(f"--threads {options.threads} --io {options.io} --size {options.size} --seed {options.seed}: {killed} kills"
+          f"{f' and {upgraded} upgrades' if options.upgrades else ''} in {time.monotonic() - begun:.0f} s, {rounds} rounds; a restart took {statistics.median(served or [0]):.0f} ms "
           f"(median), {max(served or [0])} ms (worst); the longest answers {statistics.median(longest or [0]):.0f} ms (median), "
           f"{max(longest or [0]):.0f} ms (worst): {'ok' if not wrong else 'FAILED'}", flush=True)
     for line in wrong[:20]:
         print("  " + line.replace("\n", "\n    "))
-    if wrong or kills < options.kills:
+    if wrong or killed < options.kills or upgraded < options.upgrades:
+        if options.logs:
+            os.makedirs(options.logs, exist_ok=True)
+            shutil.copy(mount.log_path, f"{options.logs}/{os.path.basename(directory)}.log")
         print(f"  kept: {directory}")
         return 1
     shutil.rmtree(directory)
