@@ -78,6 +78,8 @@ pub struct Unmount {
     pub force: bool,
     /// How long they are waited for.
     pub timeout: Option<Limit>,
+    /// Nothing is done unless nobody serves it any more.
+    pub if_dead: bool,
 }
 
 /// One mount, completely described.

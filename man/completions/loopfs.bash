@@ -142,7 +142,7 @@ _loopfs() {
             return 0
             ;;
         loopfs__subcmd__unmount)
-            opts="-l -f -t -h --lazy --force --timeout --help"
+            opts="-l -f -t -h --lazy --force --timeout --if-dead --help"
             if [[ ${cur} == -* ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -59,6 +59,7 @@ complete -c loopfs -n "__fish_loopfs_using_subcommand status" -s h -l help -d 'P
 complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -s t -l timeout -d 'How long to wait for those who use it [default: 10, or 0 with --lazy or --force]' -r
 complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -s l -l lazy -d 'When time is up: unmount all the same, what is open goes on working until it is closed'
 complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -s f -l force -d 'When time is up: unmount all the same, and cut off what is open'
+complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -l if-dead -d 'Only if nobody serves it any more: a mount whose daemon is there is left alone'
 complete -c loopfs -n "__fish_loopfs_using_subcommand unmount" -s h -l help -d 'Print this help'
 complete -c loopfs -n "__fish_loopfs_using_subcommand doctor" -l json -d 'Print JSON, for programs'
 complete -c loopfs -n "__fish_loopfs_using_subcommand doctor" -s h -l help -d 'Print this help'

@@ -52,6 +52,9 @@ pub(super) enum Commands {
         /// How long to wait for those who use it [default: 10, or 0 with --lazy or --force]
         #[arg(short, long, value_name = "SECONDS|never", value_parser = options::limit_from_text)]
         timeout: Option<Limit>,
+        /// Only if nobody serves it any more: a mount whose daemon is there is left alone
+        #[arg(long, conflicts_with_all = ["lazy", "force", "timeout"])]
+        if_dead: bool,
     },
     /// Find what is wrong with the system or a mount, and the commands that mend it; the status is 2 if something is
     #[command(override_usage = "loopfs doctor [OPTIONS] [MNT]")]
@@ -101,12 +104,14 @@ impl Commands {
                 lazy,
                 force,
                 timeout,
+                if_dead,
             } => Command::Unmount {
                 target: target::of_a_mount(&target)?,
                 how: Unmount {
                     lazy,
                     force,
                     timeout,
+                    if_dead,
                 },
             },
             Self::Doctor { target, json } => Command::Doctor {
@@ -210,6 +215,7 @@ mod tests {
             "MNT is missing (Usage: loopfs unmount [OPTIONS] MNT; try loopfs unmount --help)"
         );
         assert!(message("unmount -fl /").contains("cannot be used with"));
+        assert!(message("unmount -f --if-dead /").contains("cannot be used with"));
         assert!(message("status /no/such/mnt").starts_with("MNT '/no/such/mnt': "));
     }
 }

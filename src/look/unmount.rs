@@ -31,6 +31,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 const DETACHING: Duration = Duration::from_secs(10);
 /// How long one may take to end after its mount has gone: what was cut off has two seconds to return.
 const ENDING: Duration = Duration::from_secs(10);
+/// How long it may take to be seen whether anybody serves a mount: whoever is about to go on with it has as long.
+const DECIDED: Duration = Duration::from_secs(10);
 
 /// What came of a try.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +58,9 @@ pub(super) fn run(target: &Path, how: &Unmount) -> Result<ExitCode, Failure> {
             mount.owner
         );
         return Err(Failure::new(ExitCode::System, text));
+    }
+    if how.if_dead {
+        return if_dead(target, mount);
     }
     let begin = Instant::now();
     let end = match (how.timeout, how.lazy || how.force) {
@@ -92,6 +97,32 @@ pub(super) fn run(target: &Path, how: &Unmount) -> Result<ExitCode, Failure> {
         waiting.tell();
         wait(table.as_ref(), end);
     }
+}
+
+/// Takes it away if nobody serves it, and nobody is about to: whoever keeps a connection without serving it lets go of it, or starts
+/// somebody who does.
+fn if_dead(target: &Path, mut mount: Mount) -> Result<ExitCode, Failure> {
+    let begin = Instant::now();
+    while mount.state == State::Silent && mount.pid.is_none() {
+        let waiting = Waiting::new(&mount, begin, None);
+        if begin.elapsed() >= DECIDED {
+            return cut_off(&mount, waiting);
+        }
+        drop(waiting);
+        match mounts::again(&mount.key()).filter(|mount| mount.entry.is_some()) {
+            Some(again) => mount = again,
+            None => return Ok(ExitCode::Success),
+        }
+    }
+    if mount.state == State::Dead {
+        return lazily(&mount, Waiting::new(&mount, begin, None));
+    }
+    say(&stays(target));
+    Ok(ExitCode::Success)
+}
+
+fn stays(target: &Path) -> String {
+    format!("{} is served, and stays", text::name(target))
 }
 
 fn gone_already(target: &Path, pid: Option<u32>) -> String {

@@ -2,7 +2,11 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::looking::{look, open, socket};
 use crate::common::process::wait_child;
@@ -72,6 +76,84 @@ fn by_force() {
     let error = held.metadata().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotConnected, "{error}");
     mount.ended();
+}
+
+/// Only if it is dead: what is served stays, in use or not, and what is not goes.
+#[test]
+fn if_it_is_dead() {
+    let mount = Mount::start(&[]);
+    let told = look(&mount, &["unmount", "--if-dead"]);
+    assert_eq!(told.code(), 0, "{told:?}");
+    assert!(told.stderr.ends_with(" is served, and stays\n"), "{told:?}");
+    assert!(mount_at(&mount.mnt()).is_some());
+    let held = open(&mount);
+    let env = mount.kill();
+    assert!(mount_at(&env.mnt()).is_some());
+    look(&env, &["unmount", "--if-dead"]).success();
+    assert!(mount_at(&env.mnt()).is_none());
+    look(&env, &["unmount", "--if-dead"]).success();
+    drop(held);
+    env.assert_clean();
+}
+
+/// Nobody serves it, but it may be that somebody goes on with it, for systemd keeps its connection: that is waited for. It is dead
+/// when systemd lets go of it, and taken for dead when nothing has happened for long.
+#[test]
+fn if_it_is_dead_and_its_connection_is_kept() {
+    for lets_go in [true, false] {
+        let mount = Mount::start(&[]);
+        let mut systemd = Keeping::begin(&mount);
+        let env = mount.kill();
+        let begun = Instant::now();
+        let mut command = env.loopfs(["unmount", "--if-dead"]);
+        command.arg(env.mnt());
+        let mut child = command.spawn().unwrap();
+        assert!(wait_child(&mut child, Duration::from_secs(1)).is_none());
+        assert!(mount_at(&env.mnt()).is_some());
+        if lets_go {
+            systemd.end();
+        }
+        let status = wait_child(&mut child, LIMIT).expect("it ends");
+        assert!(status.success(), "{status}");
+        assert_eq!(begun.elapsed() < Duration::from_secs(8), lets_go);
+        assert!(mount_at(&env.mnt()).is_none());
+        systemd.end();
+        env.assert_clean();
+    }
+}
+
+/// A process that has the name of systemd, and the connection of a mount.
+struct Keeping(Child);
+
+impl Keeping {
+    fn begin(mount: &Mount) -> Self {
+        let process = pidfd_open(mount.pid(), PidfdFlags::empty()).unwrap();
+        let is_the_connection = |fd: &i32| {
+            let link = format!("/proc/{}/fd/{fd}", mount.pid().as_raw_nonzero());
+            fs::read_link(link).is_ok_and(|to| to == Path::new("/dev/fuse"))
+        };
+        let number = (0..64).find(is_the_connection).unwrap();
+        let connection = pidfd_getfd(process, number, PidfdGetfdFlags::empty()).unwrap();
+        let program = mount.root().join("systemd");
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+        let child = Command::new(program)
+            .arg("60")
+            .stdin(connection)
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// `--mkdir` and `unmount` leave nothing.
