@@ -24,6 +24,8 @@ pub struct Figures {
     pub mount_id: u64,
     /// The daemon.
     pub pid: u32,
+    /// Its program is no longer the one that lies where it lay.
+    pub program_replaced: bool,
     /// `serving`, `draining`, `aborting` or `stopped`.
     pub state: String,
     /// Why it ends, if it does.

@@ -98,6 +98,7 @@ impl Answering for Desk {
             device: format!("{}:{}", device.major, device.minor),
             mount_id: self.attachment.mount_id(),
             pid: std::process::id(),
+            program_replaced: sys::process::is_replaced(),
             state: word(state).to_owned(),
             cause: state.cause().map(|cause| cause.to_string()),
             since: began(uptime),

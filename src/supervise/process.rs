@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,7 +20,7 @@ use super::link::Link;
 use super::message::{Order, Report, VERSION};
 use super::succession;
 use crate::sys::fs::ProcPath;
-use crate::sys::process::become_program;
+use crate::sys::process::{become_program, place_of_program};
 
 /// A child.
 #[derive(Debug)]
@@ -56,11 +55,7 @@ impl Program {
     /// The one that `path` leads to now.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let path = std::fs::read_link(ProcPath::of(file.as_fd()).to_path())?;
-        // As the kernel says of one that was replaced: the place is what counts.
-        let place = path.as_os_str().as_bytes();
-        let place = place.strip_suffix(b" (deleted)").unwrap_or(place);
-        let path = PathBuf::from(OsStr::from_bytes(place));
+        let path = place_of_program(&ProcPath::of(file.as_fd()).to_path())?;
         Ok(Self { file, path })
     }
 

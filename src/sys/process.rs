@@ -3,14 +3,15 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use rustix::process::{Pid, Signal};
@@ -226,6 +227,23 @@ pub fn own_usage() -> Usage {
         descriptors,
         threads: number("Threads:").unwrap_or(0),
     }
+}
+
+/// Where the program lay that a link of /proc leads to, and where another one may lie by now.
+pub fn place_of_program(link: &Path) -> io::Result<PathBuf> {
+    let path = fs::read_link(link)?;
+    // Once its name is gone the kernel says so behind it.
+    let place = path.as_os_str().as_bytes();
+    let place = place.strip_suffix(b" (deleted)").unwrap_or(place);
+    Ok(PathBuf::from(OsStr::from_bytes(place)))
+}
+
+/// Whether the program of this process is no longer what lies in its place.
+#[must_use]
+pub fn is_replaced() -> bool {
+    let own = Path::new("/proc/self/exe");
+    let which = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    place_of_program(own).is_ok_and(|place| which(&place).ok() != which(own).ok())
 }
 
 /// The process that `thread` is of, and its name; nothing once it has ended. Its command line is not read: that takes

@@ -263,6 +263,42 @@ fn a_death_right_after_the_request_for_an_upgrade_is_followed_by_the_new_program
     mount.into_mount().finish();
 }
 
+/// Another process that serves is not an upgrade.
+#[test]
+fn a_death_is_not_taken_for_an_upgrade() {
+    let (mount, program) = start(&[]);
+    replace(&program, "/bin/false");
+    mount.signal(Signal::STOP);
+    let asks = ask_for_upgrade(&mount, 1);
+    mount.child().signal(Signal::KILL);
+    mount.signal(Signal::CONT);
+    let failed = asks.join().unwrap();
+    assert_eq!(failed.code(), 2, "{failed:?}");
+    assert!(failed.stderr.contains("can't go on"), "{failed:?}");
+    assert_eq!(mount.restarts(), 1);
+    mount.into_mount().finish();
+}
+
+/// Who has just died is followed by somebody who can be asked.
+#[test]
+fn an_upgrade_during_a_restart_waits_for_it() {
+    let (mount, program) = start(&[]);
+    replace(&program, crate::common::env::LOOPFS);
+    let supervisor = Watched::new(mount.pid()).unwrap();
+    mount.signal(Signal::STOP);
+    let child = mount.child();
+    child.signal(Signal::KILL);
+    assert!(child.wait_end(LIMIT), "SIGKILL did not end it");
+    let mut command = mount.loopfs(["upgrade"]);
+    command.arg(mount.mnt());
+    let asks = thread::spawn(move || run(&mut command, LIMIT));
+    assert!(!supervisor.wait_end(Duration::from_millis(300)));
+    mount.signal(Signal::CONT);
+    asks.join().unwrap().success();
+    wait_for_both_to_run(&program, &mount);
+    mount.into_mount().finish();
+}
+
 /// The limit of restarts counts on, and so does a drain.
 #[test]
 fn deaths_before_an_upgrade_count_after_it() {
