@@ -9,7 +9,8 @@
 //!
 //! - [`cli`], [`options`]: what was typed; [`config`]: what was meant; [`exit`]: what is returned;
 //! - [`daemon`], [`logging`]: going to the background, and being heard from there;
-//! - [`service`]: what systemd(1) is told; [`supervise`]: who goes on when the serving process dies;
+//! - [`service`]: what systemd(1) is told; [`supervise`]: who goes on when the serving process dies; [`guard`]:
+//!   who cuts its connection where nobody does;
 //! - [`mount`]: prepare, attach, serve once, detach. The only place that knows everybody;
 //! - [`look`]: the commands that look at mounts which are there;
 //! - [`socket`]: where a daemon is asked how it is; [`figures`]: what it tells;
@@ -28,6 +29,7 @@ pub mod error;
 pub mod exit;
 pub mod figures;
 pub mod fuse;
+pub mod guard;
 pub mod lifecycle;
 pub mod logging;
 pub mod look;

@@ -7,7 +7,7 @@ use loopfs::cli::{Asked, Cli, Environment};
 use loopfs::config::{Supervise, Task};
 use loopfs::exit::{ExitCode, Failure};
 use loopfs::supervise::{Succession, Supervisor};
-use loopfs::{attach, daemon, logging, look, mount, supervise};
+use loopfs::{attach, daemon, guard, logging, look, mount, supervise};
 
 #[global_allocator]
 static ALLOCATOR: loopfs::sys::buffers::Allocator = loopfs::sys::buffers::Allocator;
@@ -22,7 +22,11 @@ fn main() -> process::ExitCode {
 }
 
 fn run() -> Result<ExitCode, Failure> {
-    let cli = match Cli::parse_from_args(std::env::args_os())? {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if guard::is_this_process(&arguments) {
+        return Ok(guard::run());
+    }
+    let cli = match Cli::parse_from_args(arguments)? {
         None => return Ok(ExitCode::Success),
         Some(Asked::Command(command)) => return look::run(&command),
         Some(Asked::Mount(cli)) => cli,

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::daemon::Ready;
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::{Ended, Server};
+use crate::guard::Guard;
 use crate::lifecycle::{
     self, Cause, Detach, Detached, Ending, Gate, Identity, Limits, Mounted, Past, Served, Shutdown,
     Signals,
@@ -97,6 +98,8 @@ struct Running {
     shutdown: Shutdown,
     serving: JoinHandle<()>,
     attachment: Arc<Attachment>,
+    /// Whoever cuts the connection if this process is killed, where no supervisor would.
+    guard: Option<Guard>,
     /// Another process can go on with it.
     restartable: bool,
     /// For how long the process before this one had been on its way out.
@@ -173,6 +176,7 @@ fn make(
             memory: state.as_ref().map(|state| state.as_fd()),
         })?;
     }
+    let guard = Guard::unless(supervisor.is_some(), || pending.handover().ok()?.abort);
     let shutdown = new_shutdown()?;
     let mounted = Arc::new(OnceLock::new());
     let broken = broken(restartable, &shutdown);
@@ -196,6 +200,7 @@ fn make(
         shutdown,
         serving,
         attachment,
+        guard,
         restartable,
         draining_for: Duration::ZERO,
     })
@@ -272,6 +277,7 @@ fn resume(
         shutdown,
         serving,
         attachment: Arc::clone(attachment),
+        guard: None,
         restartable: true,
         draining_for: turn.draining_for,
     })
@@ -294,6 +300,7 @@ impl Running {
             shutdown,
             serving,
             attachment,
+            guard: _guard,
             restartable,
             draining_for,
         } = self;

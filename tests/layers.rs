@@ -49,6 +49,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("cli", &["config", "exit", "options", "sys"]),
     ("logging", &["config", "exit", "sync"]),
     ("service", &["attach", "exit", "lifecycle"]),
+    ("guard", &["exit", "sys"]),
     ("figures", &[]),
     ("socket", &["figures", "sync", "sys"]),
     (
@@ -101,6 +102,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "attach/",
             "lifecycle/",
             "daemon.rs",
+            "guard.rs",
             "error.rs",
             "supervise/",
             "fuse/resume.rs",

@@ -11,7 +11,7 @@
 //! `openat2`. In `sys/mount.rs`: `private-copy` (of SRC's mount, for `--one-file-system`). In
 //! `loopback/`: `file-handles`, `fanotify`, `backing-by-path` (`O_PATH` descriptors as backing files). In `fuse/`: `passthrough`, `prune`,
 //! `no-opens` (files opened without a request, `--io cached`), `another-device` (of the connection, for who tells the kernel of
-//! changes; then one is shared).
+//! changes; then one is shared). In `guard.rs`: `guard` (a process that cuts the connection when a daemon is killed).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;

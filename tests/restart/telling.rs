@@ -5,8 +5,9 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use super::supervised::Supervised;
+use super::supervised::{Supervised, child_of};
 use crate::common::connection::Connection;
 use crate::common::process::{Watched, eventually};
 use crate::common::{LIMIT, Mount, Signal, TestEnv, run};
@@ -104,25 +105,105 @@ fn an_upgrade_does_not_wait_for_whom_only_the_next_process_answers() {
     mount.into_mount().finish();
 }
 
-/// Without a next process the program gets an error, and nothing is left hanging. One that reads a page may ask once more, and
-/// wait until it is killed: SEMANTICS.md says so.
+/// Without a next process programs get an error, and nothing is left hanging: not those whose request was taken up, nor those that asked
+/// later, before the kernel's own wait has ended; and not where a user may not open /dev/fuse, so that who serves and who tells share a device.
 #[test]
-fn without_a_next_process_the_program_gets_an_error() {
+fn without_a_next_process_programs_get_an_error() {
+    for off in ["", "another-device"] {
+        for case in CASES {
+            let (mount, guard) = guarded(case.0, off);
+            let daemon = Watched::new(mount.pid()).unwrap();
+            let _unhang = Unhang(Connection::of(mount.entry()));
+            let program = case.1(&mount.src(), &mount.mnt());
+            eventually(case.0, LIMIT, || {
+                mount.log().contains("is not answered, as")
+            });
+            // Before the daemon in the queue for what the program has.
+            let next = waits_for_it(&mount);
+            case.2(&mount.src());
+            daemon.wait_stuck("loopfs-tell");
+            mount.signal(Signal::KILL);
+            assert!(daemon.wait_end(LIMIT), "it waits still");
+            program.join().unwrap().unwrap_err();
+            next.join().unwrap().unwrap_err();
+            assert!(guard.wait_end(LIMIT), "the guard stays");
+            let kind = fs::metadata(mount.path("unknown")).unwrap_err().kind();
+            assert_eq!(kind, ErrorKind::NotConnected, "the connection stays");
+            mount.kill();
+        }
+    }
+}
+
+/// Another program that wants the same; it is at it when this returns.
+fn waits_for_it(mount: &Mount) -> Asks {
+    let (new, file) = (mount.path("d/next"), mount.path("f"));
+    let asks = move || {
+        if new.parent().is_some_and(Path::exists) {
+            return fs::create_dir(new);
+        }
+        File::open(file)?.read_exact_at(&mut [0], 0)
+    };
+    let thread = thread::Builder::new().name("next".to_owned());
+    let thread = thread.spawn(asks).unwrap();
+    let own = Watched::new(rustix::process::getpid()).unwrap();
+    own.wait_stuck("next");
+    thread
+}
+
+/// A daemon with a fault, without some feature, and its guard.
+fn guarded(fault: &str, off: &str) -> (Mount, Watched) {
     let env = TestEnv::new();
     let mut command = env.loopfs(["-f"]);
     command
         .args(OPTIONS)
         .arg(env.src())
         .arg(env.mnt())
-        .env("LOOPFS_FAULTS", CASES[0].0);
+        .env("LOOPFS_FAULTS", fault)
+        .env("LOOPFS_FEATURES_OFF", off);
     let mount = Mount::start_command(env, command);
-    let daemon = Watched::new(mount.pid()).unwrap();
-    let _unhang = Unhang(Connection::of(mount.entry()));
-    let program = stuck(&mount, &daemon, CASES[0]);
-    mount.signal(Signal::KILL);
-    assert!(daemon.wait_end(LIMIT), "it waits still");
-    program.join().unwrap().unwrap_err();
-    let kind = fs::metadata(mount.path("unknown")).unwrap_err().kind();
-    assert_eq!(kind, ErrorKind::NotConnected, "the connection stays");
-    mount.kill();
+    let guard = child_of(mount.pid()).expect("a guard");
+    (mount, guard)
+}
+
+/// It is called what it is, heeds nobody but the daemon, and goes with that in whatever way that ends.
+#[test]
+fn a_guard_goes_with_its_daemon() {
+    let ends: [fn(Mount) -> TestEnv; 4] = [
+        |mount| {
+            mount.signal(Signal::TERM);
+            mount.ended()
+        },
+        |mount| {
+            mount.unmount_with("umount", &[]);
+            mount.ended()
+        },
+        |mount| {
+            Connection::of(mount.entry()).abort();
+            mount.ended()
+        },
+        Mount::kill,
+    ];
+    for end in ends {
+        let (mount, guard) = guarded("", "");
+        let of_guard = format!("/proc/{}/", guard.pid.as_raw_nonzero());
+        let of_guard = |what: &str| fs::read(format!("{of_guard}{what}")).unwrap();
+        assert_eq!(of_guard("cmdline"), b"loopfs-guard\0");
+        eventually("its name", LIMIT, || of_guard("comm") == b"loopfs-guard\n");
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+            guard.signal(signal);
+        }
+        assert!(!guard.wait_end(Duration::from_millis(50)));
+        fs::write(mount.path("f"), "served").unwrap();
+        let env = end(mount);
+        assert!(guard.wait_end(LIMIT), "the guard stays");
+        drop(env);
+    }
+}
+
+/// With a supervisor there is no other process.
+#[test]
+fn a_supervisor_guards() {
+    let mount = Supervised::start(&[]);
+    assert!(child_of(mount.child().pid).is_none());
+    mount.into_mount().finish();
 }
