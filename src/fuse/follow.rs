@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -372,7 +372,8 @@ impl Teller {
 
     fn tell_name(&self, parent: NodeNo, name: &OsString) {
         // ENOENT: it is not remembered, or not yet: then it is told again.
-        match notify::expire_name(self.line.device(), parent.0, name) {
+        let told = |device: BorrowedFd<'_>| notify::expire_name(device, parent.0, name);
+        match self.line.tell(told) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => log::debug!("having a name in node {} forgotten: {errno}", parent.0),
         }
@@ -382,7 +383,8 @@ impl Teller {
         if !self.tree.knows(node) {
             return; // forgotten meanwhile
         }
-        match notify::forget_inode(self.line.device(), node.0, contents) {
+        let told = |device: BorrowedFd<'_>| notify::forget_inode(device, node.0, contents);
+        match self.line.tell(told) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => log::debug!("having node {} forgotten: {errno}", node.0),
         }
@@ -400,7 +402,7 @@ impl Teller {
                     self.tell_name(node, &name);
                 }
             }
-        } else if let Err(errno) = notify::forget_all_names(self.line.device()) {
+        } else if let Err(errno) = self.line.tell(notify::forget_all_names) {
             log::debug!("having all names forgotten: {errno}");
         }
         for node in nodes {

@@ -17,7 +17,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use crate::sync::Arc;
-use crate::sys::{connection, descriptor};
+use crate::sys::{connection, crash, descriptor};
 
 /// What such a thread speaks through.
 #[derive(Debug)]
@@ -64,12 +64,13 @@ impl Line {
         };
         drop(shared);
         let line = Self(own);
-        descriptor::leave_all_but(line.device())?;
+        descriptor::leave_all_but(line.0.as_fd())?;
         Ok(line)
     }
 
-    /// The connection.
-    pub(super) fn device(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    /// Says something to the kernel, on the connection, for as long as that takes.
+    pub(super) fn tell<T>(&self, what: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+        let _call = crash::Call::begin();
+        what(self.0.as_fd())
     }
 }

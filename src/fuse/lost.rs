@@ -71,7 +71,8 @@ impl Search {
         let asks = Line::start("loopfs-ask", device, move |line| {
             for mut nodes in asked {
                 nodes.retain(|node| {
-                    notify::forget_inode(line.device(), node.0, false) == Err(Errno::NOENT)
+                    let told = line.tell(|device| notify::forget_inode(device, node.0, false));
+                    told == Err(Errno::NOENT)
                 });
                 if answer.send(nodes).is_err() {
                     return;

@@ -58,7 +58,7 @@ fn serve(tree: &Loopback, line: &Line) {
             "asking the kernel to forget what it can of {} inodes",
             numbers.len()
         );
-        match notify::forget_unused(line.device(), &numbers) {
+        match line.tell(|device| notify::forget_unused(device, &numbers)) {
             Ok(()) => {}
             Err(Errno::INVAL) => {
                 log::debug!("this kernel can't be asked to forget: that takes Linux 6.18");

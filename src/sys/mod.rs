@@ -18,6 +18,7 @@ pub mod by_number;
 pub mod caller;
 pub mod connection;
 pub mod cpu_latency;
+pub mod crash;
 pub mod creds;
 pub mod descriptor;
 pub mod dir;

@@ -51,6 +51,9 @@ const CASES: [Case; 2] = [
     ("read=stall", reads_a_page, changes_a_page),
 ];
 
+/// Killed, and a crash, for which the kernel would write a core dump once no thread runs any more.
+const DEATHS: [Signal; 2] = [Signal::KILL, Signal::ABORT];
+
 const OPTIONS: [&str; 6] = ["--cache", "coherent", "--io", "cached", "--threads", "2"];
 
 /// Cuts the connection when the test fails: nothing else could end who hangs then.
@@ -75,13 +78,16 @@ fn stuck(mount: &Mount, who: &Watched, (fault, asks, changes): Case) -> Asks {
 }
 
 #[test]
-fn the_next_process_answers_whom_a_killed_one_waits_for() {
-    for case in CASES {
+fn the_next_process_answers_whom_a_dead_one_waits_for() {
+    for (case, signal) in CASES
+        .into_iter()
+        .flat_map(|case| DEATHS.map(|signal| (case, signal)))
+    {
         let mount = Supervised::start_with_faults(case.0, &OPTIONS);
         let child = mount.child();
         let _unhang = Unhang(Connection::of(mount.entry()));
         let program = stuck(&mount, &child, case);
-        child.signal(Signal::KILL);
+        child.signal(signal);
         mount.wait_restarts(1);
         program.join().unwrap().unwrap();
         // Which lets the old one go.
@@ -109,7 +115,7 @@ fn an_upgrade_does_not_wait_for_whom_only_the_next_process_answers() {
 /// later, before the kernel's own wait has ended; and not where a user may not open /dev/fuse, so that who serves and who tells share a device.
 #[test]
 fn without_a_next_process_programs_get_an_error() {
-    for off in ["", "another-device"] {
+    for (off, signal) in [("", DEATHS[0]), ("another-device", DEATHS[1])] {
         for case in CASES {
             let (mount, guard) = guarded(case.0, off);
             let daemon = Watched::new(mount.pid()).unwrap();
@@ -122,7 +128,7 @@ fn without_a_next_process_programs_get_an_error() {
             let next = waits_for_it(&mount);
             case.2(&mount.src());
             daemon.wait_stuck("loopfs-tell");
-            mount.signal(Signal::KILL);
+            mount.signal(signal);
             assert!(daemon.wait_end(LIMIT), "it waits still");
             program.join().unwrap().unwrap_err();
             next.join().unwrap().unwrap_err();
