@@ -209,7 +209,7 @@ impl Server {
             Some(terms) => Rehearsal::begin(&terms).map(|(it, end)| (Some(it), end))?,
         };
         let session = fuser::Session::from_fd(adapter, device, acl, config)?;
-        cache.connected(session.notifier());
+        cache.connected(session.notifier(), &connection);
         if backings.lack().is_none() && passthrough::permitted(connection.as_fd()).is_err() {
             backings.lacks(Lack::NotPermitted);
         }

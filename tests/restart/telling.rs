@@ -213,3 +213,34 @@ fn a_supervisor_guards() {
     assert!(child_of(mount.child().pid).is_none());
     mount.into_mount().finish();
 }
+
+/// Likewise where the kernel is told of what has changed because a lock in SRC was given (`--forward-locks`).
+#[test]
+fn a_lock_that_waits_for_the_kernel_keeps_nobody_waiting() {
+    let env = TestEnv::new();
+    let mut command = env.loopfs(["-f", "--forward-locks"]);
+    command
+        .args(OPTIONS)
+        .arg(env.src())
+        .arg(env.mnt())
+        .env("LOOPFS_FAULTS", "read=stall");
+    let mount = Mount::start_command(env, command);
+    let guard = child_of(mount.pid()).expect("a guard");
+    let daemon = Watched::new(mount.pid()).unwrap();
+    let _unhang = Unhang(Connection::of(mount.entry()));
+    // Opened before anybody reads: an open waits for the page as well.
+    fs::write(mount.source("f"), "").unwrap();
+    let file = File::open(mount.path("f")).unwrap();
+    let reads = reads_a_page(&mount.src(), &mount.mnt());
+    eventually("it reads", LIMIT, || {
+        mount.log().contains("is not answered, as")
+    });
+    let locks = thread::spawn(move || file.lock());
+    daemon.wait_stuck("loopfs-drop");
+    mount.signal(Signal::KILL);
+    assert!(daemon.wait_end(LIMIT), "it waits still");
+    reads.join().unwrap().unwrap_err();
+    locks.join().unwrap().unwrap_err();
+    assert!(guard.wait_end(LIMIT), "the guard stays");
+    mount.kill();
+}
