@@ -59,8 +59,7 @@ pub(super) struct Adapter {
     listing: Listing,
     kernel_checks: bool,
     restartable: bool,
-    /// What another process has agreed on, if one has; where to tell what is agreed; whether the kernel is told of changes.
-    terms: (Option<Terms>, Arc<OnceLock<Agreed>>, bool),
+    negotiation: Negotiation,
     spare: Spare,
 }
 
@@ -75,6 +74,17 @@ fn with_handle<T>(
         NO_HANDLE => act(tree.open_for_now(node(ino), flags)?.handle()),
         handle => act(handle),
     }
+}
+
+/// What the handshake begins with, and where it leads.
+#[derive(Debug)]
+pub(super) struct Negotiation {
+    /// What another process has agreed on with the kernel, if one has.
+    pub(super) begun_on: Option<Terms>,
+    /// The kernel is told of changes.
+    pub(super) coherent: bool,
+    /// What is agreed, once it is.
+    pub(super) agreed: Arc<OnceLock<Agreed>>,
 }
 
 /// How far it came: to its end, or to where it would have to wait, with this left.
@@ -92,7 +102,7 @@ impl Adapter {
         forward: Option<Arc<Forward>>,
         opener: Opener,
         options: &Options,
-        terms: (Option<Terms>, Arc<OnceLock<Agreed>>, bool),
+        negotiation: Negotiation,
     ) -> Self {
         let Options {
             caching,
@@ -112,7 +122,7 @@ impl Adapter {
             listing,
             kernel_checks,
             restartable,
-            terms,
+            negotiation,
             spare: Spare::of(threads),
         }
     }
@@ -253,7 +263,7 @@ impl Adapter {
 
     /// Whether the kernel is still to be asked for this: what another process did without stays unused.
     fn is_open(&self, capability: InitFlags) -> bool {
-        let (begun_on, ..) = &self.terms;
+        let begun_on = &self.negotiation.begun_on;
         begun_on.is_none_or(|terms| terms.used & capability.bits() != 0)
     }
 }
@@ -295,16 +305,15 @@ impl Filesystem for Adapter {
             self.tree.opens_are_unheard();
             line.push_str("; the kernel opens and closes files without asking");
         }
-        let (_, agreed, coherent) = &self.terms;
         let terms = Terms {
             minor: abi.1,
             offered: config.capabilities().bits(),
             used: bits,
             opens_unasked: self.opener.is_not_asked,
-            coherent: *coherent,
+            coherent: self.negotiation.coherent,
         };
         // fuser calls this once.
-        let _ = agreed.set(Agreed { line, terms });
+        let _ = self.negotiation.agreed.set(Agreed { line, terms });
         Ok(())
     }
 

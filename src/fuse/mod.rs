@@ -41,7 +41,7 @@ use crate::observe::faults::Faults;
 use crate::sync::{Arc, OnceLock};
 use crate::sys::passthrough;
 
-use adapter::Adapter;
+use adapter::{Adapter, Negotiation};
 use awake::Awake;
 use backing::{Backings, Lack};
 use cache::KernelCache;
@@ -202,8 +202,13 @@ impl Server {
             hears_closes: forward.is_some(),
             is_not_asked: options.io == Io::Cached && follower.is_ok(),
         };
-        let told = (begun_on, Arc::clone(&agreed), follower.is_ok());
-        let adapter = Adapter::new(Arc::clone(&tree), service, forward, opener, options, told);
+        let negotiation = Negotiation {
+            begun_on,
+            coherent: follower.is_ok(),
+            agreed: Arc::clone(&agreed),
+        };
+        let served = Arc::clone(&tree);
+        let adapter = Adapter::new(served, service, forward, opener, options, negotiation);
         let (resumes, device) = match begun_on {
             None => (None, device),
             Some(terms) => Rehearsal::begin(&terms).map(|(it, end)| (Some(it), end))?,
