@@ -342,7 +342,7 @@ fn text(reader: &mut Reader<'_>) -> Option<String> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use std::fs::File;
     use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -350,19 +350,20 @@ mod tests {
     use super::*;
     use crate::lifecycle::{Cause, SignalName};
 
-    fn descriptor() -> OwnedFd {
+    pub(crate) fn descriptor() -> OwnedFd {
         File::open("/dev/null").unwrap().into()
     }
 
-    fn place() -> Place {
+    pub(crate) fn place() -> Place {
         Place {
             source: "/a".into(),
-            target: "/b".into(),
+            target: "/b c".into(),
             root: descriptor(),
         }
     }
 
-    fn mounted(with: bool) -> Mounted {
+    /// With every descriptor that there may be but one, or with none of those.
+    pub(crate) fn mounted(with: bool) -> Mounted {
         let optional = || with.then(descriptor);
         Mounted {
             restartable: true,

@@ -412,36 +412,17 @@ fn unsealed(memory: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
 #[cfg(all(test, not(loom)))]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::message::tests::{descriptor, mounted, place};
     use super::*;
     use crate::lifecycle::Cause;
 
-    fn descriptor() -> OwnedFd {
-        File::open("/dev/null").unwrap().into()
-    }
-
-    fn place() -> Place {
-        Place {
-            source: "/a".into(),
-            target: "/b c".into(),
-            root: descriptor(),
-        }
-    }
-
-    fn mounted() -> Mounted {
-        Mounted {
-            restartable: true,
-            terms: b"terms".to_vec(),
-            attachment: b"attachment".to_vec(),
-            device: descriptor(),
-            abort: None,
-            covered: None,
-            memory: Some(descriptor()),
-        }
-    }
-
     /// Has `look` look at what a supervisor leaves that drains for a minute and has a descriptor of node 7.
     fn with_one<T>(look: impl FnOnce(&Leaving<'_>) -> T) -> T {
-        let (place, mounted) = (place(), mounted());
+        let (place, mounted) = (place(), mounted(true));
+        let mounted = Mounted {
+            abort: None,
+            ..mounted
+        };
         let kept = BTreeMap::from([(7, descriptor())]);
         let before = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
         look(&Leaving {
