@@ -150,15 +150,6 @@ impl Directory {
             .collect()
     }
 
-    /// Those of daemons that were killed between making a socket and giving it its name: of processes that are no more.
-    fn unfinished(&self) -> Vec<OsString> {
-        let is_over = |pid: Pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH);
-        self.names()
-            .take(MOST_NAMES)
-            .filter(|name| maker_of(name).is_some_and(is_over))
-            .collect()
-    }
-
     /// Whether somebody listens there, or might: only a refusal says that nobody does.
     pub(super) fn is_stale(&self, device: DeviceNumber) -> bool {
         matches!(self.connect(device), Err(Errno::CONNREFUSED))
@@ -210,7 +201,19 @@ impl Directory {
             let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
         };
         let end = Instant::now() + CLEANING;
-        let devices = self.devices();
+        // Of daemons that were killed between making a socket and giving it its name.
+        let is_over = |pid: Pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH);
+        let (mut devices, mut unfinished) = (Vec::new(), Vec::new());
+        for name in self.names() {
+            if let Some(device) = device_of(&name) {
+                devices.push(device);
+            } else if maker_of(&name).is_some_and(is_over) {
+                unfinished.push(name);
+            }
+            if devices.len() + unfinished.len() == MOST_NAMES {
+                break;
+            }
+        }
         let nanoseconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let nanoseconds = nanoseconds.map_or(0, |since| since.subsec_nanos() as usize);
         let first = nanoseconds.checked_rem(devices.len()).unwrap_or(0);
@@ -223,7 +226,7 @@ impl Directory {
                 return;
             }
         }
-        for name in self.unfinished() {
+        for name in unfinished {
             remove(&name);
         }
     }
