@@ -22,6 +22,8 @@ pub struct Figures {
     pub device: String,
     /// Its id in the mount table.
     pub mount_id: u64,
+    /// The id that no other mount ever gets; `null` before Linux 6.8.
+    pub unique_mount_id: Option<u64>,
     /// The daemon.
     pub pid: u32,
     /// Its program is no longer the one that lies where it lay.

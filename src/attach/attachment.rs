@@ -108,6 +108,11 @@ impl Attachment {
 
     /// Takes our mount down, and only ours. Afterwards every answer is [`Detached::AlreadyGone`].
     pub fn detach(&self, how: Detach) -> Result<Detached, AttachError> {
+        if !self.is_present() {
+            return Ok(Detached::AlreadyGone);
+        }
+        // Before the others are kept waiting: it may take its time.
+        detach::see_the_way(&self.identity)?;
         let _alone = crate::sync::lock(&self.detaching);
         if !self.is_present() {
             return Ok(Detached::AlreadyGone);
@@ -156,6 +161,9 @@ impl Attachment {
     fn force_abort(&self) -> io::Result<()> {
         let _alone = crate::sync::lock(&self.detaching);
         let place = self.identity.place()?.ok_or(Errno::NOENT)?;
+        if !table::is_within_reach(&place)? {
+            return Err(io::Error::other("a mount on the way to it does not answer"));
+        }
         let root = table::open_quietly(&place)?;
         if !self.identity.is_mount_of(&root)? || !self.identity.upper()?.is_empty() {
             return Err(io::Error::other("something is mounted on it"));
@@ -200,6 +208,11 @@ impl Attachment {
     /// Its id in mountinfo and fdinfo, which the kernel uses again once it is free.
     pub fn mount_id(&self) -> u64 {
         self.identity.mount_id()
+    }
+
+    /// The id that no other mount ever gets, where the kernel has such.
+    pub fn unique_mount_id(&self) -> Option<u64> {
+        self.identity.unique_id()
     }
 
     /// How it was mounted.

@@ -76,9 +76,9 @@ pub(super) fn standing(ours: &Identity) -> Result<Standing, AttachError> {
     look().map_err(|errno| failed("can't read the mount table", errno))
 }
 
-/// Sees that the way to our mount is open: whoever goes it while another mount hangs on it waits for ever. Not between the
-/// steps below: to look is a use of the mount.
-fn see_the_way(ours: &Identity) -> Result<(), AttachError> {
+/// Sees that the way to our mount is open: whoever goes it while another mount hangs on it waits for ever. For before the ways
+/// below, not between their steps: to look is a use of the mount.
+pub(super) fn see_the_way(ours: &Identity) -> Result<(), AttachError> {
     let is_open = || match ours.place()? {
         Some(place) => table::is_within_reach(&place),
         None => Ok(true),
@@ -99,7 +99,6 @@ pub(super) fn held_up() -> AttachError {
 
 /// Takes our mount down if nobody uses it.
 pub(crate) fn politely(ours: &Identity) -> Result<Detached, AttachError> {
-    see_the_way(ours)?;
     politely_between(ours, || ())
 }
 
@@ -128,7 +127,6 @@ fn politely_between(ours: &Identity, mut between: impl FnMut()) -> Result<Detach
 
 /// Takes our mount out of the table at once.
 pub(crate) fn lazily(ours: &Identity) -> Result<Detached, AttachError> {
-    see_the_way(ours)?;
     lazily_between(ours, || ())
 }
 
@@ -168,7 +166,6 @@ fn lazily_between(ours: &Identity, mut between: impl FnMut()) -> Result<Detached
 /// Takes our mount down by fusermount3, which is told the path and takes the uppermost FUSE mount
 /// of this user there: exact as far as the look before it goes.
 pub(crate) fn by_helper(ours: &Identity, lazily: bool) -> Result<Detached, AttachError> {
-    see_the_way(ours)?;
     match standing(ours)? {
         Standing::Gone => Ok(Detached::AlreadyGone),
         Standing::Covered => Ok(Detached::Covered),

@@ -1,7 +1,8 @@
-//! A mount of another process, as far as it can be taken down from here: by its line in the mount table, exactly.
+//! A mount of another process, as far as it can be taken down from here: the one that was in a line of the mount table, and
+//! no other that comes to stand there later.
 
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::StatxFlags;
 use rustix::io::Errno;
@@ -21,8 +22,11 @@ pub(crate) struct Foreign {
 
 impl Foreign {
     /// The mount in that line of the table; `None` if it has gone, or can't be reached because something else is
-    /// mounted over it. Never asks its server.
+    /// mounted over it (before Linux 6.8 only). Never asks its server.
     pub(crate) fn of(entry: &Entry) -> Result<Option<Self>, AttachError> {
+        if let Ok(listed) = Identity::listed(entry) {
+            return Ok(listed.map(|identity| Self { identity }));
+        }
         let failed = |errno| failed(&entry.mount_point, errno);
         if !table::is_within_reach(&entry.mount_point).map_err(failed)? {
             return Err(detach::held_up());
@@ -37,11 +41,27 @@ impl Foreign {
             return Ok(None);
         }
         let identity = Identity::of(&root, &table::label_of(entry)).map_err(failed)?;
-        Ok(Some(Self { identity }))
+        Ok((identity.device() == entry.device).then_some(Self { identity }))
+    }
+
+    /// Whether it is in the mount table still. If that can't be read, nothing is known to have changed.
+    pub(crate) fn is_present(&self) -> bool {
+        !matches!(self.identity.place(), Ok(None))
+    }
+
+    /// Mount points of what is mounted on it or in it.
+    pub(crate) fn upper(&self) -> Vec<PathBuf> {
+        self.identity.upper().unwrap_or_default()
+    }
+
+    /// The id that no other mount ever gets, where the kernel has such.
+    pub(crate) fn unique_id(&self) -> Option<u64> {
+        self.identity.unique_id()
     }
 
     /// Takes it down, and only it: by ourselves if we may, otherwise by fusermount3.
     pub(crate) fn detach(&self, how: Detach) -> Result<Detached, AttachError> {
+        detach::see_the_way(&self.identity)?;
         match how {
             how if !super::may_mount() => detach::by_helper(&self.identity, how == Detach::Lazy),
             Detach::Polite => detach::politely(&self.identity),

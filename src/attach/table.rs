@@ -109,6 +109,33 @@ impl Identity {
         Ok(ours)
     }
 
+    /// The mount in that line of the table, if it is there still: found among all that there are, so that nothing on the way to
+    /// it is touched. An error where they can't be listed.
+    pub(super) fn listed(entry: &Entry) -> Result<Option<Self>, Errno> {
+        if features::is_off("statmount") || features::is_off("unique-mount-id") {
+            return Err(Errno::NOSYS);
+        }
+        for id in sys::listmount(sys::ROOT)? {
+            let status = match sys::statmount(id) {
+                Ok(status) => status,
+                Err(Errno::NOENT) => continue, // it went since
+                Err(errno) => return Err(errno),
+            };
+            if u64::from(status.recycled_id) == entry.id
+                && status.device == entry.device
+                && status.mount_point == entry.mount_point.as_os_str().as_bytes()
+            {
+                return Ok(Some(Self {
+                    unique: Some(id),
+                    recycled: entry.id,
+                    device: entry.device,
+                    label: label_of(entry),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
     /// The mount that another process has told of.
     pub(super) fn from_parts(
         unique: Option<u64>,
@@ -125,7 +152,7 @@ impl Identity {
     }
 
     /// The id that no other mount ever gets, where the kernel has such.
-    pub(super) fn unique_id(&self) -> Option<u64> {
+    pub(crate) fn unique_id(&self) -> Option<u64> {
         self.unique
     }
 

@@ -24,6 +24,11 @@ pub(super) struct Found {
 
 /// Who uses `mount`.
 pub(super) fn find(mount: &Mount) -> Found {
+    find_within(mount, PATIENCE)
+}
+
+/// The same, given up after `limit`.
+pub(super) fn find_within(mount: &Mount, limit: Duration) -> Found {
     let finder = Finder::new(mount.identity());
     let (tell, told) = mpsc::channel();
     let search = move || {
@@ -31,7 +36,7 @@ pub(super) fn find(mount: &Mount) -> Found {
         let _ = tell.send(finder.find());
     };
     let started = thread::Builder::new().spawn(search);
-    match started.is_ok().then(|| told.recv_timeout(PATIENCE)) {
+    match started.is_ok().then(|| told.recv_timeout(limit)) {
         Some(Ok(report)) => Found {
             holders: report.holders.iter().map(holder).collect(),
             hidden: report.hidden,

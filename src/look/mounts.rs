@@ -142,6 +142,13 @@ impl Mount {
         if entry.fs_type != TYPE && told.is_err() {
             return None;
         }
+        // Since the table was read this one may have gone, and its device number have become another's.
+        let is_it = |it: &Entry| (it.id, it.device) == (entry.id, entry.device);
+        if told.as_ref().is_ok_and(|told| told.mount_id != entry.id)
+            && !mountinfo::read().is_ok_and(|now| now.iter().any(is_it))
+        {
+            return None;
+        }
         let covering = table.iter().filter(|other| other.parent == entry.id);
         let mount = Self {
             source: Name::of(&entry.source),
@@ -172,8 +179,8 @@ impl Mount {
             (Silence::Refused(why), _) => State::Served(Unasked::Refused(why)),
             (Silence::NotAllowed, _) => State::NotOurs,
             (Silence::NoAnswer, _) => State::Silent,
-            (Silence::Nobody, Some(_)) => State::Served(Unasked::NoSocket),
-            (Silence::Nobody, None) => match self
+            (Silence::Nobody | Silence::AnotherMount, Some(_)) => State::Served(Unasked::NoSocket),
+            (Silence::Nobody | Silence::AnotherMount, None) => match self
                 .entry
                 .as_ref()
                 .and_then(|it| foreign::answers(it, DEAD_OR_NOT))
@@ -233,13 +240,22 @@ impl Mount {
         }
     }
 
+    /// Whether the `other`, which has its numbers, is it as well: as their daemons tell, or else if it is not another one by name.
+    pub(super) fn may_be(&self, other: &Self) -> bool {
+        let unique = |it: &Self| it.figures.as_ref()?.unique_mount_id;
+        match (unique(self), unique(other)) {
+            (Some(one), Some(other)) => one == other,
+            _ => self.source == other.source || self.target == other.target,
+        }
+    }
+
     /// Whether this process may look at it and take it down.
     pub(super) fn is_ours(&self) -> bool {
         is_root() || self.owner == own_user()
     }
 }
 
-/// What tells a mount from all others, now and later.
+/// What tells a mount from all others that there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Key {
     device: DeviceNumber,
@@ -248,7 +264,7 @@ pub(super) struct Key {
     id: Option<u64>,
 }
 
-/// How a mount is by now; nothing if it has ended.
+/// How a mount is by now; nothing if it has ended. It may be another one with the same numbers.
 pub(super) fn again(key: &Key) -> Option<Mount> {
     let table = mountinfo::read().ok()?;
     let same = |entry: &&Entry| entry.device == key.device && Some(entry.id) == key.id;

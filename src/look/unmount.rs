@@ -1,27 +1,30 @@
 //! `loopfs unmount MNT`: takes a mount away, when nobody uses it any more or in spite of those who do.
 //!
 //! Its own daemon does it where it can be asked, so that everything ends as the daemon ends it. A mount whose daemon is
-//! dead or silent is taken down from here, by its exact line in the mount table. Nothing else that is mounted at MNT is
-//! ever touched, and what is gone already is no error.
+//! dead or silent is taken down from here. Either way it is the mount that was at MNT when the command began, known by the id
+//! that the kernel gives once: whatever comes to be mounted there meanwhile, or gets its numbers, is never touched. What is
+//! gone already is no error.
+
+mod waiting;
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Write as _};
-use std::path::Path;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 
-use super::holding;
 use super::mounts::{self, Mount, State};
 use super::status::few;
 use super::text;
 use crate::attach::foreign::Foreign;
-use crate::attach::{Detach, Detached as Taken};
+use crate::attach::{AttachError, Detach, Detached as Taken};
 use crate::config::{Limit, Unmount};
 use crate::exit::{ExitCode, Failure};
 use crate::socket::client::{self, Silence};
-use crate::socket::protocol::{Answer, Detached, Question};
+use crate::socket::protocol::{Answer, Detached, MountId, Question, Unmount as Way};
+use waiting::Waiting;
 
 /// How long a mount in use is waited for, unless it is said or something is to be done about it.
 const WAIT: Duration = Duration::from_secs(10);
@@ -29,8 +32,12 @@ const WAIT: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(250);
 /// How long a daemon may take to take its mount down.
 const DETACHING: Duration = Duration::from_secs(10);
+/// And how long where nobody is to be spared anyway.
+const DETACHING_BY_FORCE: Duration = Duration::from_secs(4);
 /// How long one may take to end after its mount has gone: what was cut off has two seconds to return.
 const ENDING: Duration = Duration::from_secs(10);
+/// How long one may take to end by itself after its mount has gone, before who still uses it from elsewhere is cut off.
+const ENDING_BY_ITSELF: Duration = Duration::from_secs(1);
 /// How long it may take to be seen whether anybody serves a mount: whoever is about to go on with it has as long.
 const DECIDED: Duration = Duration::from_secs(10);
 
@@ -40,6 +47,19 @@ enum Tried {
     Gone,
     Busy,
     Covered,
+    /// Nobody answers those who use it, and they are to be cut off: that comes before anything else then.
+    Unserved,
+}
+
+/// Who answers questions about the mount that is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Daemon {
+    Answers,
+    /// It is there, and can't be asked.
+    Silent,
+    /// It answers, for a mount in another place of the same file system: this one is a copy, in a mount namespace of its own.
+    Elsewhere,
+    Gone,
 }
 
 pub(super) fn run(target: &Path, how: &Unmount) -> Result<ExitCode, Failure> {
@@ -70,26 +90,23 @@ pub(super) fn run(target: &Path, how: &Unmount) -> Result<ExitCode, Failure> {
         (None, false) => Some(begin + WAIT),
     };
     let mut waiting = Waiting::new(&mount, begin, end);
-    // Without a server, whoever waits for an answer waits for ever, and may hold what unmounting takes: a dying daemon's
-    // own thread does, if it was just telling the kernel to forget something.
-    if how.force && mount.pid.is_none() {
-        return cut_off(&mount, waiting);
-    }
+    let mut leaving = Leaving::new(&mount, how.force);
     loop {
         // Opened before the try: a change after that wakes the poll.
         let table = File::open("/proc/self/mountinfo").ok();
-        match tried(&mount, false)? {
-            Tried::Gone => return Ok(gone(&mount, waiting)),
-            Tried::Covered => return Err(covered(&mount)),
+        match leaving.tried(false)? {
+            Tried::Gone => return Ok(leaving.gone(waiting)),
+            Tried::Covered => return Err(leaving.covered()),
+            Tried::Unserved => return leaving.cut_off(waiting),
             // Nobody can go on using it.
-            Tried::Busy if mount.state == State::Dead => return lazily(&mount, waiting),
+            Tried::Busy if mount.state == State::Dead => return leaving.lazily(waiting),
             Tried::Busy => {}
         }
         if end.is_some_and(|end| end <= Instant::now()) {
             return if how.force {
-                cut_off(&mount, waiting)
+                leaving.cut_off(waiting)
             } else if how.lazy {
-                lazily(&mount, waiting)
+                leaving.lazily(waiting)
             } else {
                 Err(waiting.in_use())
             };
@@ -106,16 +123,16 @@ fn if_dead(target: &Path, mut mount: Mount) -> Result<ExitCode, Failure> {
     while mount.state == State::Silent && mount.pid.is_none() {
         let waiting = Waiting::new(&mount, begin, None);
         if begin.elapsed() >= DECIDED {
-            return cut_off(&mount, waiting);
+            return Leaving::new(&mount, true).cut_off(waiting);
         }
         drop(waiting);
-        match mounts::again(&mount.key()).filter(|mount| mount.entry.is_some()) {
+        match mounts::at(target)?.filter(|mount| mount.entry.is_some()) {
             Some(again) => mount = again,
             None => return Ok(ExitCode::Success),
         }
     }
     if mount.state == State::Dead {
-        return lazily(&mount, Waiting::new(&mount, begin, None));
+        return Leaving::new(&mount, false).lazily(Waiting::new(&mount, begin, None));
     }
     say(&stays(target));
     Ok(ExitCode::Success)
@@ -123,6 +140,10 @@ fn if_dead(target: &Path, mut mount: Mount) -> Result<ExitCode, Failure> {
 
 fn stays(target: &Path) -> String {
     format!("{} is served, and stays", text::name(target))
+}
+
+fn cut_off_and_there(target: &str) -> String {
+    format!("who used {target} is cut off, but it stays")
 }
 
 fn gone_already(target: &Path, pid: Option<u32>) -> String {
@@ -140,116 +161,226 @@ fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// One try to take it down, lazily or only if nobody uses it.
-fn tried(mount: &Mount, lazily: bool) -> Result<Tried, Failure> {
-    if matches!(mount.state, State::Told(_)) {
-        let question = Question::Detach { lazily };
-        match client::ask(mount.device, mount.owner, question, DETACHING) {
-            Ok((Answer::Detached(detached), _)) => {
-                return Ok(match detached {
-                    Detached::Done | Detached::AlreadyGone => Tried::Gone,
-                    Detached::Busy => Tried::Busy,
-                    Detached::Covered => Tried::Covered,
-                });
-            }
-            // It has ended, or hangs, or can't: then by our own hands.
-            Ok(_) | Err(Silence::Nobody | Silence::NoAnswer | Silence::NotAllowed) => {}
+/// The mount that is to go, and no other that gets its place or its numbers while this lasts.
+struct Leaving<'a> {
+    mount: &'a Mount,
+    force: bool,
+    /// The mount, as far as our own hands reach it.
+    foreign: Result<Option<Foreign>, AttachError>,
+    /// What its daemon knows it by.
+    id: MountId,
+    daemon: Daemon,
+}
+
+impl<'a> Leaving<'a> {
+    fn new(mount: &'a Mount, force: bool) -> Self {
+        let foreign = mount.entry.as_ref().map(Foreign::of).transpose();
+        let foreign = foreign.map(Option::flatten);
+        let unique = |it: &Foreign| it.unique_id();
+        let id = MountId {
+            recycled: mount.entry.as_ref().map_or(0, |entry| entry.id),
+            unique: foreign
+                .as_ref()
+                .ok()
+                .and_then(|it| it.as_ref().and_then(unique)),
+        };
+        let daemon = match (&mount.figures, &mount.state, mount.pid) {
+            (Some(told), ..) if MountId::told(told).is(id) => Daemon::Answers,
+            (Some(_), ..) => Daemon::Elsewhere,
+            (None, State::Dead, _) | (None, _, None) => Daemon::Gone,
+            (None, _, Some(_)) => Daemon::Silent,
+        };
+        Self {
+            mount,
+            force,
+            foreign,
+            id,
+            daemon,
+        }
+    }
+
+    fn asked(&mut self, how: Way, limit: Duration) -> Option<(Answer, u32)> {
+        if self.daemon != Daemon::Answers {
+            return None;
+        }
+        let question = Question::Unmount {
+            mount: self.id,
+            how,
+        };
+        match client::ask(self.mount.device, self.mount.owner, question, limit) {
+            Ok(answer) => return Some(answer),
+            Err(Silence::NoAnswer) => self.daemon = Daemon::Silent,
+            // As long as it is there nobody else has its number.
+            Err(Silence::AnotherMount) if self.is_present() => self.daemon = Daemon::Elsewhere,
+            Err(Silence::Nobody | Silence::AnotherMount) => self.daemon = Daemon::Gone,
+            Err(Silence::NotAllowed) => {}
             Err(Silence::Refused(why)) => log::debug!("its daemon says: {why}"),
         }
+        None
     }
-    let Some(foreign) = reached(mount)? else {
-        return Ok(if is_in_table(mount) {
-            Tried::Covered
+
+    /// One try to take it down, lazily or only if nobody uses it.
+    fn tried(&mut self, lazily: bool) -> Result<Tried, Failure> {
+        let way = if lazily { Way::Lazily } else { Way::Politely };
+        let limit = if self.force {
+            DETACHING_BY_FORCE
         } else {
-            Tried::Gone
-        });
-    };
-    let how = if lazily { Detach::Lazy } else { Detach::Polite };
-    Ok(match foreign.detach(how)? {
-        Taken::Done | Taken::AlreadyGone => Tried::Gone,
-        Taken::Busy => Tried::Busy,
-        Taken::Covered => Tried::Covered,
-    })
-}
+            DETACHING
+        };
+        if let Some((Answer::Detached(detached), _)) = self.asked(way, limit) {
+            return Ok(match detached {
+                Detached::Done | Detached::AlreadyGone => Tried::Gone,
+                Detached::Busy => Tried::Busy,
+                Detached::Covered => Tried::Covered,
+            });
+        }
+        // Who waits for an answer may hold what unmounting takes, as a daemon's own thread does that is just telling the kernel
+        // to forget something; and once the unmount itself waits in the kernel, nothing can end that. So by force the
+        // connection is cut before: at once where nobody is there to answer, when the time is up otherwise.
+        if self.force && !lazily && self.daemon != Daemon::Elsewhere && self.is_present() {
+            return Ok(match self.daemon {
+                Daemon::Gone => Tried::Unserved,
+                _ => Tried::Busy,
+            });
+        }
+        let Some(foreign) = self.reached()? else {
+            return Ok(if self.is_present() {
+                Tried::Covered
+            } else {
+                Tried::Gone
+            });
+        };
+        let how = if lazily { Detach::Lazy } else { Detach::Polite };
+        Ok(match foreign.detach(how)? {
+            Taken::Done | Taken::AlreadyGone => Tried::Gone,
+            Taken::Busy => Tried::Busy,
+            Taken::Covered => Tried::Covered,
+        })
+    }
 
-/// The mount itself, unless something else covers it or it has gone.
-fn reached(mount: &Mount) -> Result<Option<Foreign>, Failure> {
-    let foreign = mount.entry.as_ref().map(Foreign::of);
-    Ok(foreign.transpose()?.flatten())
-}
+    /// The mount itself, unless something else covers it or it had gone when it was looked for.
+    fn reached(&self) -> Result<Option<&Foreign>, Failure> {
+        self.foreign
+            .as_ref()
+            .map(Option::as_ref)
+            .map_err(|error| error.clone().into())
+    }
 
-fn is_in_table(mount: &Mount) -> bool {
-    let table = crate::attach::mountinfo::read().unwrap_or_default();
-    mount.entry.as_ref().is_some_and(|ours| {
-        table
-            .iter()
-            .any(|entry| (entry.id, entry.device) == (ours.id, ours.device))
-    })
-}
+    fn is_present(&self) -> bool {
+        if let Ok(Some(foreign)) = &self.foreign {
+            return foreign.is_present();
+        }
+        let table = crate::attach::mountinfo::read().unwrap_or_default();
+        self.mount
+            .entry
+            .as_ref()
+            .is_some_and(|ours| table.contains(ours))
+    }
 
-fn lazily(mount: &Mount, waiting: Waiting<'_>) -> Result<ExitCode, Failure> {
-    match tried(mount, true)? {
-        Tried::Covered => Err(covered(mount)),
-        Tried::Busy => Err(waiting.in_use()),
-        Tried::Gone => {
-            drop(waiting);
-            // The daemon of a mount that nobody used ends at once.
-            if let Some(pid) = mount.pid.filter(|&pid| !ends(pid, AGAIN)) {
-                say(&serves_on(mount, pid));
+    fn lazily(mut self, waiting: Waiting<'_>) -> Result<ExitCode, Failure> {
+        match self.tried(true)? {
+            Tried::Covered => Err(self.covered()),
+            Tried::Busy | Tried::Unserved => Err(waiting.in_use()),
+            Tried::Gone => {
+                drop(waiting);
+                // The daemon of a mount that nobody used ends at once.
+                if let Some(pid) = self.server().filter(|&pid| !ends(pid, AGAIN)) {
+                    say(&self.serves_on(pid));
+                }
+                Ok(ExitCode::Success)
             }
-            Ok(ExitCode::Success)
         }
     }
-}
 
-fn serves_on(mount: &Mount, pid: u32) -> String {
-    let target = text::name(&mount.target.0);
-    match mount.state {
-        State::Silent => {
-            format!("{target} is unmounted; its daemon (pid {pid}) still does not answer")
-        }
-        _ => format!("{target} is unmounted; pid {pid} serves what is open until it is closed"),
+    /// Who serves this mount and nothing else, as far as is known.
+    fn server(&self) -> Option<u32> {
+        self.mount.pid.filter(|_| self.daemon != Daemon::Elsewhere)
     }
-}
 
-fn cut_off(mount: &Mount, waiting: Waiting<'_>) -> Result<ExitCode, Failure> {
-    if mount.entry.is_some() && !mount.covered_by.is_empty() {
-        return Err(covered(mount));
-    }
-    if matches!(mount.state, State::Told(_))
-        && let Ok((Answer::CuttingOff, pid)) =
-            client::ask(mount.device, mount.owner, Question::CutOff, DETACHING)
-    {
-        // What was open is cut off, and the mount with it; both are the daemon's last steps.
-        let _ = ends(pid, ENDING);
-        if !is_in_table(mount) {
-            return Ok(gone(mount, waiting));
+    fn serves_on(&self, pid: u32) -> String {
+        let target = text::name(&self.mount.target.0);
+        match self.daemon {
+            Daemon::Silent => {
+                format!("{target} is unmounted; its daemon (pid {pid}) still does not answer")
+            }
+            _ => format!("{target} is unmounted; pid {pid} serves what is open until it is closed"),
         }
     }
-    if let Some(foreign) = reached(mount)? {
-        foreign.abort().map_err(|error| {
-            let text = format!(
-                "the connection of {} can't be cut: {error}",
-                text::name(&mount.target.0)
-            );
-            Failure::new(ExitCode::System, text)
-        })?;
-    }
-    lazily(mount, waiting)
-}
 
-/// It has left the mount table. What is left is the daemon's end, in which it gives back what it has.
-fn gone(mount: &Mount, waiting: Waiting<'_>) -> ExitCode {
-    drop(waiting);
-    // A silent daemon can't end before it goes on.
-    let alive = mount.pid.filter(|_| mount.state != State::Silent);
-    if let Some(pid) = alive.filter(|&pid| !ends(pid, ENDING)) {
-        let target = text::name(&mount.target.0);
-        say(&format!(
-            "{target} is unmounted, but its daemon (pid {pid}) has not ended yet: SRC may hang"
-        ));
+    fn cut_off(mut self, waiting: Waiting<'_>) -> Result<ExitCode, Failure> {
+        if !self.upper().is_empty() {
+            return Err(self.covered());
+        }
+        // Elsewhere somebody may use what this is a copy of.
+        if self.daemon == Daemon::Elsewhere {
+            return self.lazily(waiting);
+        }
+        if let Some((Answer::CuttingOff, pid)) = self.asked(Way::ByForce, DETACHING_BY_FORCE) {
+            // What was open is cut off, and the mount with it; both are the daemon's last steps.
+            let _ = ends(pid, ENDING);
+            if !self.is_present() {
+                return Ok(self.gone(waiting));
+            }
+        }
+        if let Some(foreign) = self.reached()? {
+            foreign.abort().map_err(|error| {
+                let text = format!(
+                    "the connection of {} can't be cut: {error}",
+                    text::name(&self.mount.target.0)
+                );
+                Failure::new(ExitCode::System, text)
+            })?;
+        }
+        let target = text::name(&self.mount.target.0);
+        let ended = self.lazily(waiting);
+        if ended.is_err() {
+            say(&cut_off_and_there(&target));
+        }
+        ended
     }
-    ExitCode::Success
+
+    /// It has left the mount table. What is left is the daemon's end, in which it gives back what it has.
+    fn gone(mut self, waiting: Waiting<'_>) -> ExitCode {
+        drop(waiting);
+        // A silent daemon can't end before it goes on.
+        let alive = self.server().filter(|_| self.daemon != Daemon::Silent);
+        let Some(pid) = alive else {
+            return ExitCode::Success;
+        };
+        if self.force && !ends(pid, ENDING_BY_ITSELF) {
+            let _ = self.asked(Way::ByForce, DETACHING_BY_FORCE);
+        }
+        if !ends(pid, ENDING) {
+            let target = text::name(&self.mount.target.0);
+            say(&format!(
+                "{target} is unmounted, but its daemon (pid {pid}) has not ended yet: SRC may hang, or another mount namespace \
+                 has it mounted still; 'loopfs status {target}' shows which"
+            ));
+        }
+        ExitCode::Success
+    }
+
+    /// What is mounted on it or in it by now.
+    fn upper(&self) -> Vec<PathBuf> {
+        match &self.foreign {
+            Ok(Some(foreign)) => foreign.upper(),
+            _ => self.mount.covered_by.clone(),
+        }
+    }
+
+    fn covered(&self) -> Failure {
+        let names: Vec<String> = self.upper().iter().map(text::name).collect();
+        let what = if names.is_empty() {
+            "something".to_owned()
+        } else {
+            few(&names)
+        };
+        let text = format!(
+            "{what} is mounted on {}: unmount that first, it is never taken along",
+            text::name(&self.mount.target.0)
+        );
+        Failure::new(ExitCode::MountFailed, text)
+    }
 }
 
 /// Whether the process ends within `limit`.
@@ -265,20 +396,6 @@ fn ends(pid: u32, limit: Duration) -> bool {
     poll(&mut end, limit.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
-fn covered(mount: &Mount) -> Failure {
-    let names: Vec<String> = mount.covered_by.iter().map(text::name).collect();
-    let what = if names.is_empty() {
-        "something".to_owned()
-    } else {
-        few(&names)
-    };
-    let text = format!(
-        "{what} is mounted on {}: unmount that first, it is never taken along",
-        text::name(&mount.target.0)
-    );
-    Failure::new(ExitCode::MountFailed, text)
-}
-
 /// Until the mount table changes, or it is time for another try.
 fn wait(table: Option<&File>, end: Option<Instant>) {
     let left = end.map_or(AGAIN, |end| {
@@ -289,133 +406,4 @@ fn wait(table: Option<&File>, end: Option<Instant>) {
         .into_iter()
         .collect();
     let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
-}
-
-/// Waiting for those who use a mount, and saying so: on a terminal in one line that changes, elsewhere once.
-struct Waiting<'a> {
-    mount: &'a Mount,
-    begin: Instant,
-    end: Option<Instant>,
-    on_terminal: bool,
-    /// Who uses it, as last seen.
-    holders: String,
-    looked: Option<Instant>,
-    told: bool,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(mount: &'a Mount, begin: Instant, end: Option<Instant>) -> Self {
-        Self {
-            mount,
-            begin,
-            end,
-            on_terminal: io::stderr().is_terminal(),
-            holders: String::new(),
-            looked: None,
-            told: false,
-        }
-    }
-
-    fn look(&mut self) {
-        const LOOK_AGAIN: Duration = Duration::from_secs(1);
-        if self.looked.is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
-            return;
-        }
-        let found = holding::find(self.mount);
-        let names: Vec<String> = found
-            .holders
-            .iter()
-            .map(|holder| {
-                let uses: Vec<String> = holder.uses.iter().map(|it| text::name(&it.0)).collect();
-                format!(
-                    "pid {} ({}): {}",
-                    holder.pid,
-                    text::name(&holder.command.0),
-                    few(&uses)
-                )
-            })
-            .collect();
-        self.holders = if names.is_empty() {
-            "nobody who can be seen".to_owned()
-        } else {
-            few(&names)
-        };
-        self.looked = Some(Instant::now());
-    }
-
-    fn tell(&mut self) {
-        self.look();
-        let target = text::name(&self.mount.target.0);
-        let waited = self.begin.elapsed().as_secs();
-        let limit = self.end.map(|end| (end - self.begin).as_secs_f32());
-        let of = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
-        let line = format!("{target} is in use by {}", self.holders);
-        let mut stderr = io::stderr();
-        let _ = if self.on_terminal {
-            write!(
-                stderr,
-                "\r\x1b[K{}",
-                cut(&line, &format!("; waiting, {waited}{of} s"))
-            )
-        } else if self.told {
-            Ok(())
-        } else {
-            writeln!(
-                stderr,
-                "{line}; waiting{}",
-                limit.map_or_else(String::new, |limit| format!(" for {limit} s"))
-            )
-        };
-        let _ = stderr.flush();
-        self.told = true;
-    }
-
-    fn in_use(mut self) -> Failure {
-        self.looked = None;
-        self.look();
-        let text = format!(
-            "{} is still in use by {}; --lazy lets them finish, --force cuts them off",
-            text::name(&self.mount.target.0),
-            self.holders
-        );
-        Failure::new(ExitCode::MountFailed, text)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.told && self.on_terminal {
-            let _ = io::stderr().write_all(b"\r\x1b[K");
-        }
-    }
-}
-
-/// `line` and `tail` in the width of the terminal, so that it is one line and can be written over.
-fn cut(line: &str, tail: &str) -> String {
-    let width =
-        rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
-    let room = width.saturating_sub(tail.chars().count() + 1);
-    let shown: String = if line.chars().count() > room {
-        line.chars()
-            .take(room.saturating_sub(3))
-            .chain("...".chars())
-            .collect()
-    } else {
-        line.to_owned()
-    };
-    shown + tail
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_progress_is_one_line() {
-        let line = cut(&"x".repeat(500), "; waiting, 3 of 10 s");
-        assert!(
-            line.chars().count() < 200 && line.ends_with("xxx...; waiting, 3 of 10 s"),
-            "{line}"
-        );
-    }
 }

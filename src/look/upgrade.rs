@@ -10,7 +10,7 @@ use super::text;
 use crate::exit::{ExitCode, Failure};
 use crate::figures::Figures;
 use crate::socket::client::{self, Silence};
-use crate::socket::protocol::Question;
+use crate::socket::protocol::{MountId, Question};
 
 /// How long it may take: the new program gets ready, the old one answers what it has taken up.
 const LIMIT: Duration = Duration::from_secs(70);
@@ -35,22 +35,27 @@ pub(super) fn run(target: &Path) -> Result<ExitCode, Failure> {
         Failure::new(ExitCode::System, text)
     };
     let key = mount.key();
-    if heard(&key, IS_FOLLOWED, |_| true).is_none() {
+    let Some(told) = heard(&key, IS_FOLLOWED, |_| true) else {
         return Err(not_upgraded(
             "its daemon can't be asked; 'loopfs status' says more",
         ));
-    }
+    };
+    let id = MountId::told(&told);
+    let question = Question::Upgrade { mount: id };
     let end = Instant::now() + LIMIT;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let before = match client::ask_to_end(mount.device, mount.owner, Question::Upgrade, left) {
+        let before = match client::ask_to_end(mount.device, mount.owner, question, left) {
             Ok(pid) => Some(pid),
             // It has died since, and not of this.
             Err(Silence::Nobody) => None,
             Err(Silence::Refused(why)) => return Err(not_upgraded(&why)),
+            Err(Silence::AnotherMount) => return Err(not_upgraded("it has just been unmounted")),
             Err(_) => return Err(not_upgraded("its daemon does not answer")),
         };
-        let Some(figures) = heard(&key, APPEARS, |figures| Some(figures.pid) != before) else {
+        let follows =
+            |figures: &Figures| Some(figures.pid) != before && MountId::told(figures).is(id);
+        let Some(figures) = heard(&key, APPEARS, follows) else {
             return Err(not_upgraded(
                 "the process that served it has ended, and no other one is heard",
             ));

@@ -13,7 +13,7 @@ use crate::loopback::Loopback;
 use crate::loopback::inode::NodeNo;
 use crate::observe::{Counters, Outcome};
 use crate::op::Op;
-use crate::socket::protocol::Detached;
+use crate::socket::protocol::{Detached, MountId};
 use crate::socket::server::Answering;
 use crate::supervise::Supervisor;
 use crate::sync::Arc;
@@ -97,6 +97,7 @@ impl Answering for Desk {
             target: Name::of(&self.card.target),
             device: format!("{}:{}", device.major, device.minor),
             mount_id: self.attachment.mount_id(),
+            unique_mount_id: self.attachment.unique_mount_id(),
             pid: std::process::id(),
             program_replaced: sys::process::is_replaced(),
             state: word(state).to_owned(),
@@ -121,6 +122,13 @@ impl Answering for Desk {
             operations: self.operations(),
             busiest_files: self.busiest_files(),
             busiest_processes: self.busiest_processes(),
+        }
+    }
+
+    fn mount(&self) -> MountId {
+        MountId {
+            recycled: self.attachment.mount_id(),
+            unique: self.attachment.unique_mount_id(),
         }
     }
 

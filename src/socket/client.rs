@@ -25,6 +25,8 @@ pub enum Silence {
     NotAllowed,
     /// The daemon is there and does not answer: it is stopped, or hangs.
     NoAnswer,
+    /// The device number is another mount's by now, and so is the daemon.
+    AnotherMount,
     /// It said why not.
     Refused(String),
 }
@@ -59,6 +61,7 @@ pub fn ask(
         })?;
         return match answer {
             Answer::Refused(why) => Err(Silence::Refused(why)),
+            Answer::AnotherMount => Err(Silence::AnotherMount),
             answer => Ok((answer, pid)),
         };
     }
@@ -79,6 +82,7 @@ pub fn ask_to_end(
         Err(Errno::CONNRESET) => Ok(pid),
         Ok(line) => match serde_json::from_slice(&line) {
             Ok(Answer::Refused(why)) => Err(Silence::Refused(why)),
+            Ok(Answer::AnotherMount) => Err(Silence::AnotherMount),
             Ok(answer) => Err(unexpected(&answer)),
             Err(error) => Err(Silence::Refused(format!(
                 "an answer that is not understood: {error}"

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use super::place::{Directory, Listening};
-use super::protocol::{self, Answer, Detached, LONGEST_QUESTION, Question};
+use super::protocol::{self, Answer, Detached, LONGEST_QUESTION, MountId, Question, Unmount};
 use crate::figures::Figures;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +30,9 @@ const STACK: usize = 512 << 10;
 pub trait Answering: Send + Sync {
     /// How it is.
     fn figures(&self) -> Figures;
+
+    /// Which mount it is.
+    fn mount(&self) -> MountId;
 
     /// Takes the mount away.
     ///
@@ -168,19 +171,36 @@ fn may_ask(client: &OwnedFd) -> bool {
 
 fn answer(client: &OwnedFd, behind: &dyn Answering) -> rustix::io::Result<()> {
     let answer = match protocol::question(&line(client)?) {
-        Ok(Question::Figures) => Answer::Figures(Box::new(behind.figures())),
-        Ok(Question::Detach { lazily }) => match behind.detach(lazily) {
-            Ok(detached) => Answer::Detached(detached),
-            Err(why) => Answer::Refused(why),
-        },
-        Ok(Question::CutOff) => {
-            behind.cut_off();
-            Answer::CuttingOff
-        }
-        Ok(Question::Upgrade) => Answer::Refused(behind.upgrade()),
+        Ok(question) => answer_to(question, behind),
         Err(why) => Answer::Refused(why),
     };
     send(client, &protocol::written(&answer))
+}
+
+fn answer_to(question: Question, behind: &dyn Answering) -> Answer {
+    match question {
+        Question::Figures => Answer::Figures(Box::new(behind.figures())),
+        Question::Unmount { mount, .. } | Question::Upgrade { mount }
+            if !mount.is(behind.mount()) =>
+        {
+            Answer::AnotherMount
+        }
+        Question::Unmount { how, .. } => {
+            let lazily = match how {
+                Unmount::Politely => false,
+                Unmount::Lazily => true,
+                Unmount::ByForce => {
+                    behind.cut_off();
+                    return Answer::CuttingOff;
+                }
+            };
+            match behind.detach(lazily) {
+                Ok(detached) => Answer::Detached(detached),
+                Err(why) => Answer::Refused(why),
+            }
+        }
+        Question::Upgrade { .. } => Answer::Refused(behind.upgrade()),
+    }
 }
 
 /// A line, or what came in place of one: too much, or an early end.
@@ -242,6 +262,13 @@ mod tests {
             }
         }
 
+        fn mount(&self) -> MountId {
+            MountId {
+                recycled: 5,
+                unique: Some(77),
+            }
+        }
+
         fn detach(&self, lazily: bool) -> Result<Detached, String> {
             if lazily {
                 Err("not now".into())
@@ -276,10 +303,40 @@ mod tests {
     #[test]
     fn a_question_is_answered_with_a_line() {
         assert!(answered(b"{\"ask\":\"figures\"}\n").contains(r#""pid":7"#));
+        let ours = r#""mount":{"recycled":5,"unique":77}"#;
         let busy = "{\"detached\":\"busy\"}\n";
-        assert_eq!(answered(b"{\"ask\":\"detach\",\"lazily\":false}\n"), busy);
+        assert_eq!(unmount("politely", ours), busy);
         let refused = "{\"refused\":\"not now\"}\n";
-        assert_eq!(answered(b"{\"ask\":\"detach\",\"lazily\":true}\n"), refused);
+        assert_eq!(unmount("lazily", ours), refused);
+        let upgrade = format!("{{\"ask\":\"upgrade\",{ours}}}\n");
+        let refused = "{\"refused\":\"nobody goes on\"}\n";
+        assert_eq!(answered(upgrade.as_bytes()), refused);
+    }
+
+    fn unmount(how: &str, mount: &str) -> String {
+        answered(format!("{{\"ask\":\"unmount\",{mount},\"how\":\"{how}\"}}\n").as_bytes())
+    }
+
+    /// Its device number, and its id in the mount table, are another mount's by now.
+    #[test]
+    fn what_is_asked_of_another_mount_is_not_done() {
+        let other = r#""mount":{"recycled":5,"unique":78}"#;
+        let another = "\"another_mount\"\n";
+        for how in ["politely", "lazily", "by_force"] {
+            assert_eq!(unmount(how, other), another);
+        }
+        let upgrade = format!("{{\"ask\":\"upgrade\",{other}}}\n");
+        assert_eq!(answered(upgrade.as_bytes()), another);
+        // Whoever does not say which one may mean any, as commands of the time before there were such ids did.
+        for question in [
+            "{\"ask\":\"detach\",\"lazily\":true}\n",
+            "{\"ask\":\"cut_off\"}\n",
+            "{\"ask\":\"upgrade\"}\n",
+            "{\"ask\":\"unmount\",\"how\":\"lazily\"}\n",
+        ] {
+            let answer = answered(question.as_bytes());
+            assert!(answer.starts_with("{\"refused\":"), "{question}: {answer}");
+        }
     }
 
     #[test]
@@ -307,7 +364,9 @@ mod tests {
         let server = OwnedFd::from(server);
         thread::scope(|scope| {
             let answering = scope.spawn(move || answer(&server, &Test));
-            for byte in b"{\"ask\":\"cut_off\"}\n" {
+            let question =
+                br#"{"ask":"unmount","mount":{"recycled":5,"unique":77},"how":"by_force"}"#;
+            for byte in question.iter().chain(b"\n") {
                 client.write_all(&[*byte]).unwrap();
             }
             let mut text = String::new();

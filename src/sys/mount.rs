@@ -12,6 +12,7 @@ use rustix::io::{Errno, Result};
 use rustix::mount::OpenTreeFlags;
 
 use super::features;
+use super::mountinfo::DeviceNumber;
 
 /// Numbers of statmount and listmount: alike wherever the kernel's common table of system calls
 /// holds; elsewhere the calls count as missing.
@@ -37,6 +38,10 @@ pub struct MountStatus {
     pub id: u64,
     /// The unique id of the mount that it stands on.
     pub parent: u64,
+    /// The one in `/proc/self/mountinfo`.
+    pub recycled_id: u32,
+    /// Device of the file system.
+    pub device: DeviceNumber,
     /// Where it is mounted, as seen from this process's root; bytes, unescaped.
     pub mount_point: Vec<u8>,
 }
@@ -73,19 +78,25 @@ impl Request {
 }
 
 // Offsets in `struct statmount`; the strings follow it, each named by its offset among them.
-const PARENT_ID: usize = 48;
-const MOUNT_POINT: usize = 108;
 const MASK: usize = 8;
+const DEVICE_MAJOR: usize = 16;
+const DEVICE_MINOR: usize = 20;
 const ID: usize = 40;
+const PARENT_ID: usize = 48;
+const RECYCLED_ID: usize = 56;
+const MOUNT_POINT: usize = 108;
 const STRINGS: usize = 512;
 
+const STATMOUNT_SB_BASIC: u64 = 0x01;
 const STATMOUNT_MNT_BASIC: u64 = 0x02;
 const STATMOUNT_MNT_POINT: u64 = 0x10;
+/// What [`MountStatus`] is made of.
+const ASKED: u64 = STATMOUNT_SB_BASIC | STATMOUNT_MNT_BASIC | STATMOUNT_MNT_POINT;
 
 /// The mount with unique id `id` in this mount namespace; `ENOENT` if there is none.
 pub fn statmount(id: u64) -> Result<MountStatus> {
     let (number, _) = NUMBERS.ok_or(Errno::NOSYS)?;
-    let request = Request::new(id, STATMOUNT_MNT_BASIC | STATMOUNT_MNT_POINT);
+    let request = Request::new(id, ASKED);
     let mut buffer = vec![0_u8; STRINGS + 512];
     loop {
         // SAFETY: `request` is a struct mnt_id_req whose size field is right and which the kernel
@@ -110,21 +121,20 @@ pub fn statmount(id: u64) -> Result<MountStatus> {
 
 /// Reads what the kernel put into the buffer; `None` if it did not tell all that was asked.
 fn parse_status(buffer: &[u8]) -> Option<MountStatus> {
-    let mask = u64_at(buffer, MASK)?;
-    let asked = STATMOUNT_MNT_BASIC | STATMOUNT_MNT_POINT;
-    if mask & asked != asked {
+    if u64_at(buffer, MASK)? & ASKED != ASKED {
         return None;
     }
-    let start = buffer
-        .get(MOUNT_POINT..MOUNT_POINT + 4)?
-        .try_into()
-        .ok()
-        .map(u32::from_ne_bytes)?;
-    let text = buffer.get(STRINGS + usize::try_from(start).ok()?..)?;
+    let start = usize::try_from(u32_at(buffer, MOUNT_POINT)?).ok()?;
+    let text = buffer.get(STRINGS + start..)?;
     let end = text.iter().position(|&byte| byte == 0)?;
     Some(MountStatus {
         id: u64_at(buffer, ID)?,
         parent: u64_at(buffer, PARENT_ID)?,
+        recycled_id: u32_at(buffer, RECYCLED_ID)?,
+        device: DeviceNumber {
+            major: u32_at(buffer, DEVICE_MAJOR)?,
+            minor: u32_at(buffer, DEVICE_MINOR)?,
+        },
         mount_point: text[..end].to_vec(),
     })
 }
@@ -136,6 +146,14 @@ fn u64_at(buffer: &[u8], offset: usize) -> Option<u64> {
         .ok()
         .map(u64::from_ne_bytes)
 }
+
+fn u32_at(buffer: &[u8], offset: usize) -> Option<u32> {
+    let bytes = buffer.get(offset..offset + 4)?.try_into().ok()?;
+    Some(u32::from_ne_bytes(bytes))
+}
+
+/// For [`listmount`]: the mount that this process's root is on (`LSMT_ROOT`).
+pub const ROOT: u64 = u64::MAX;
 
 /// Unique ids of all mounts below the one called `id`: what is mounted on its root, on its
 /// directories, and on those in turn.
@@ -238,6 +256,12 @@ mod tests {
             (id, b"/proc".as_slice())
         );
         assert!(listmount(status.parent).unwrap().contains(&id));
+        assert!(listmount(ROOT).unwrap().contains(&id));
+        let table = super::super::mountinfo::read().unwrap();
+        let line = table
+            .iter()
+            .find(|line| line.id == u64::from(status.recycled_id));
+        assert_eq!(line.unwrap().device, status.device);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Pid, kill_process};
 use serde_json::Value;
 
 use crate::common::process::{eventually, run};
@@ -42,12 +43,18 @@ pub(crate) fn open(mount: &Mount) -> File {
 }
 
 /// A process that does not run, until this is dropped.
-pub(crate) struct Stopped<'a>(&'a Mount);
+pub(crate) struct Stopped(Pid);
 
-impl<'a> Stopped<'a> {
-    pub(crate) fn stop(mount: &'a Mount) -> Self {
-        mount.signal(Signal::STOP);
-        let tasks = format!("/proc/{}/task", mount.pid().as_raw_nonzero());
+impl Stopped {
+    /// The daemon of a mount.
+    pub(crate) fn stop(mount: &Mount) -> Self {
+        Self::process(mount.pid())
+    }
+
+    pub(crate) fn process(pid: Pid) -> Self {
+        let stopped = Self(pid);
+        stopped.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
         eventually("every thread has stopped", LIMIT, || {
             let mut threads = fs::read_dir(&tasks).unwrap().flatten();
             threads.all(|thread| {
@@ -55,12 +62,17 @@ impl<'a> Stopped<'a> {
                 status.is_ok_and(|status| status.contains("State:\tT"))
             })
         });
-        Self(mount)
+        stopped
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It may have been killed meanwhile.
+        let _ = kill_process(self.0, signal);
     }
 }
 
-impl Drop for Stopped<'_> {
+impl Drop for Stopped {
     fn drop(&mut self) {
-        self.0.signal(Signal::CONT);
+        self.signal(Signal::CONT);
     }
 }

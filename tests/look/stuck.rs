@@ -2,6 +2,7 @@
 //! is in the way.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -91,9 +92,11 @@ fn a_mount_in_one_that_is_stuck() {
     fs::create_dir(&other).unwrap();
     fs::create_dir_all(&upper).unwrap();
     run(&mut lower.loopfs([&other, &upper]), LIMIT).success();
+    fs::write(other.join("held"), "").unwrap();
+    let held = fs::File::open(upper.join("held")).unwrap();
     let stopped = Stopped::stop(&lower);
     let remount = ["-o", "remount,ro", other.to_str().unwrap()];
-    let [told, found, remounted, covered, refusals @ ..] = all_about(
+    let [told, found, remounted, covered, idle, lazy] = all_about(
         &lower,
         [
             (&["status"], &upper),
@@ -102,7 +105,6 @@ fn a_mount_in_one_that_is_stuck() {
             (&["unmount", "--force"], &lower.mnt()),
             (&["unmount", "--timeout", "0"], &upper),
             (&["unmount", "--lazy"], &upper),
-            (&["unmount", "--force"], &upper),
         ],
     );
     let told = told.success();
@@ -114,15 +116,27 @@ fn a_mount_in_one_that_is_stuck() {
     assert!(remounted.stderr.contains(why), "{remounted:?}");
     assert_eq!(covered.code(), 32, "{covered:?}");
     assert!(covered.stderr.contains("unmount that first"), "{covered:?}");
-    for refused in refusals {
+    let why = "can't unmount: a mount that lies on the way there does not answer";
+    for refused in [idle, lazy] {
         assert_eq!(refused.code(), 2, "{refused:?}");
-        let why = "can't unmount: a mount that lies on the way there does not answer";
         assert!(refused.stderr.contains(why), "{refused:?}");
     }
-    let states = listed(&lower);
-    let states: Vec<_> = states.iter().map(|it| it["state"].as_str()).collect();
-    assert_eq!(states, [Some("silent"), Some("serving")]);
-    drop(stopped);
+    let states = || -> Vec<String> {
+        let text = |it: &serde_json::Value| it["state"].as_str().unwrap().to_owned();
+        listed(&lower).iter().map(text).collect()
+    };
+    assert_eq!(states(), ["silent", "serving"]);
+    // No way leads to it, but nobody waits for it any more.
+    let forced = about(&lower, &["unmount", "--force"], &upper);
+    assert_eq!(forced.code(), 2, "{forced:?}");
+    let cut = format!(
+        "who used {} is cut off, but it stays\nloopfs: {why}",
+        upper.display()
+    );
+    assert!(forced.stderr.starts_with(&cut), "{forced:?}");
+    let error = held.metadata().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotConnected, "{error}");
+    drop((held, stopped));
     about(&lower, &["unmount"], &upper).success();
     assert!(mount_at(&upper).is_none());
     lower.finish();

@@ -1,15 +1,17 @@
 //! The serving process ends while it tells the kernel of a change and has to wait for a program that waits for an answer.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, BufRead as _, BufReader, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::supervised::{Supervised, child_of};
 use crate::common::connection::Connection;
-use crate::common::process::{Watched, eventually};
+use crate::common::process::{Watched, eventually, wait_child};
+use crate::common::table::mount_at;
 use crate::common::{LIMIT, Mount, Signal, TestEnv, run};
 
 /// A program whose request is not answered by the first process.
@@ -29,13 +31,19 @@ fn changes_a_name(source: &Path) {
     fs::rename(source.join("d/old"), source.join("d/other")).unwrap();
 }
 
-/// And a page until it is read.
+/// And a page until it is read. By another process, so that no program that is started from here has the file open: the end of
+/// that, at its exec, might have to wait as well.
 fn reads_a_page(source: &Path, target: &Path) -> Asks {
     fs::write(source.join("f"), "old").unwrap();
-    let file = File::open(target.join("f")).unwrap();
+    let mut reads = Command::new("head");
+    reads.args(["-c", "1"]).arg(target.join("f"));
     thread::spawn(move || {
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, 0)
+        let read = reads.output()?;
+        let said = String::from_utf8_lossy(&read.stderr).into_owned();
+        read.status
+            .success()
+            .then_some(())
+            .ok_or(io::Error::other(said))
     })
 }
 
@@ -242,5 +250,63 @@ fn a_lock_that_waits_for_the_kernel_keeps_nobody_waiting() {
     reads.join().unwrap().unwrap_err();
     locks.join().unwrap().unwrap_err();
     assert!(guard.wait_end(LIMIT), "the guard stays");
+    mount.kill();
+}
+
+/// A daemon with a fault, whose guard is dead.
+fn unguarded(fault: &str) -> Mount {
+    let (mount, guard) = guarded(fault, "");
+    guard.signal(Signal::KILL);
+    assert!(guard.wait_end(LIMIT));
+    mount
+}
+
+/// By force the connection is cut, whatever waits for it; at whatever moment of the process's death.
+#[test]
+fn by_force_nobody_waits_for_a_killed_process() {
+    for case in CASES {
+        let mount = unguarded(case.0);
+        let daemon = Watched::new(mount.pid()).unwrap();
+        let _unhang = Unhang(Connection::of(mount.entry()));
+        let program = stuck(&mount, &daemon, case);
+        mount.signal(Signal::KILL);
+        let mut command = mount.loopfs(["unmount", "--force"]);
+        run(command.arg(mount.mnt()), LIMIT).success();
+        assert_eq!(mount_at(&mount.mnt()), None);
+        assert!(daemon.wait_end(LIMIT), "it waits still");
+        program.join().unwrap().unwrap_err();
+        mount.kill();
+    }
+}
+
+/// Nor for the users that the command has given time to finish: there is nobody who could answer them.
+#[test]
+fn by_force_a_death_meanwhile_is_the_end() {
+    // Once in ten times, about, the reader is quicker than the thread of the dead process, asks once more and keeps that waiting.
+    for _ in 0..10 {
+        a_death_meanwhile();
+    }
+}
+
+fn a_death_meanwhile() {
+    let mount = unguarded(CASES[1].0);
+    let daemon = Watched::new(mount.pid()).unwrap();
+    let _unhang = Unhang(Connection::of(mount.entry()));
+    let program = stuck(&mount, &daemon, CASES[1]);
+    let mut command = mount.loopfs(["unmount", "--force", "--timeout", "never"]);
+    command.arg(mount.mnt()).stderr(Stdio::piped());
+    let mut unmounts = command.spawn().unwrap();
+    let mut line = String::new();
+    let mut stderr = BufReader::new(unmounts.stderr.take().unwrap());
+    stderr.read_line(&mut line).unwrap();
+    assert!(line.ends_with("; waiting\n"), "{line}");
+    mount.signal(Signal::KILL);
+    let ended = wait_child(&mut unmounts, LIMIT);
+    if ended.is_none() {
+        unmounts.kill().unwrap();
+    }
+    assert!(ended.expect("it ends").success());
+    assert_eq!(mount_at(&mount.mnt()), None);
+    program.join().unwrap().unwrap_err();
     mount.kill();
 }

@@ -238,7 +238,7 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         "The process that served it goes on. The reasons: it is served without --supervise: unmount it, and mount it anew; no \
          other process can go on with this mount, as was said at the start; nobody serves the mount right now; the program on \
          the disk can't be started, can't go on, or was not ready in time; its daemon can't be asked; 'loopfs status' says \
-         more; its daemon does not answer; the process that served it has ended, and no other one is heard.",
+         more; its daemon does not answer; it has just been unmounted; the process that served it has ended, and no other one is heard.",
     ),
     said(
         System,

@@ -73,11 +73,9 @@ impl Watched {
         self.errors
     }
 
-    /// A new sample; nothing when there is no such mount any more. One with neither its source nor its target is another
-    /// mount, which has got its device number.
+    /// A new sample; nothing when there is no such mount any more. Another one may have got its numbers.
     pub(super) fn update(&mut self, mount: Option<Mount>) {
-        let is_it = |it: &Mount| it.source == self.mount.source || it.target == self.mount.target;
-        let Some(mount) = mount.filter(is_it) else {
+        let Some(mount) = mount.filter(|it| it.may_be(&self.mount)) else {
             self.ended = true;
             self.rows.clear();
             return;
@@ -162,15 +160,26 @@ mod tests {
     }
 
     #[test]
-    fn another_mount_with_its_number_is_not_it() {
-        let with_source = |source: &str, target: &str| Mount {
-            source: crate::figures::Name::of(source),
+    fn another_mount_with_its_numbers_is_not_it() {
+        let told = |unique| Figures {
+            mount_id: 7,
+            unique_mount_id: Some(unique),
+            ..Figures::default()
+        };
+        let mut watched = Watched::new(mount("/mnt", Some(told(1))));
+        watched.update(Some(mount("/moved", Some(told(1)))));
+        assert!(!watched.ended());
+        watched.update(Some(mount("/mnt", Some(told(2)))));
+        assert!(watched.ended());
+        // Where there are no such ids, or a daemon does not tell of them.
+        let other = |target: &str| Mount {
+            source: crate::figures::Name::of("/other"),
             ..mount(target, Some(figures(100, &[])))
         };
-        let mut watched = Watched::new(with_source("/a", "/mnt"));
-        watched.update(Some(with_source("/a", "/moved")));
+        let mut watched = Watched::new(mount("/mnt", None));
+        watched.update(Some(other("/mnt")));
         assert!(!watched.ended());
-        watched.update(Some(with_source("/b", "/other")));
+        watched.update(Some(mount("/elsewhere", None)));
         assert!(watched.ended());
     }
 
