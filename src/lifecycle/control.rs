@@ -357,7 +357,8 @@ impl Control {
         };
         self.shutdown.set_deadline(match limit {
             Limit::After(time) => {
-                let left = time.saturating_sub(spent).max(at_least);
+                // Only once, however many processes follow each other.
+                let left = time.max(at_least).saturating_sub(spent);
                 Instant::now().checked_add(left)
             }
             Limit::Never => None,

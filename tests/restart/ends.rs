@@ -121,6 +121,31 @@ fn the_limit_of_a_drain_counts_from_its_begin() {
     env.assert_clean();
 }
 
+/// Nor does it become longer, however soon each of those is killed that go on from there.
+#[test]
+fn a_drain_ends_although_everybody_is_killed_in_it() {
+    let mount = Supervised::start(&["--drain-timeout", "1"]);
+    let file = File::create_new(mount.path("f")).unwrap();
+    let begun = Instant::now();
+    mount.signal(Signal::TERM);
+    eventually("it is detached", LIMIT, || !mount.is_mounted());
+    let supervisor = Watched::new(mount.pid()).unwrap();
+    while !supervisor.wait_end(Duration::from_millis(100)) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it goes on");
+        let before = mount.restarts();
+        if let Some(child) = child_of(mount.pid()) {
+            child.signal(Signal::KILL);
+        }
+        eventually("it is over, or another one serves", LIMIT, || {
+            mount.restarts() > before || supervisor.wait_end(Duration::ZERO)
+        });
+    }
+    let (env, status, log) = mount.into_mount().ended_somehow();
+    assert_eq!(status.unwrap().code(), Some(0), "{log}");
+    drop(file);
+    env.assert_clean();
+}
+
 /// In the background the parent returns when the mount is ready, and leaves two processes.
 #[test]
 fn in_the_background() {
