@@ -35,7 +35,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, WaitStatus};
+use rustix::process::{Pid, Signal, WaitStatus};
 
 use crate::attach::{Attachment, Detach, Detached};
 use crate::config::Config;
@@ -144,6 +144,8 @@ struct Keeper {
     died: Option<Instant>,
     /// Signals that came while no child served.
     asked: usize,
+    /// One that was handed on, to whom, and that one has not said yet that it ends.
+    unheard: Option<(Signal, Pid)>,
 }
 
 /// The mount, and what it takes to serve it.
@@ -182,6 +184,7 @@ impl Keeper {
             pace: Pace::new(config.restart.limit),
             died: None,
             asked: 0,
+            unheard: None,
         }
     }
 
@@ -356,6 +359,12 @@ impl Keeper {
     fn serves(&mut self) -> Option<End> {
         self.process.serves_now();
         self.asked = 0;
+        // Who got it was killed before it could act on it.
+        let unheard = self.unheard.as_mut();
+        if let Some((signal, whose)) = unheard.filter(|(_, whose)| *whose != self.process.pid()) {
+            *whose = self.process.pid();
+            self.process.signal(*signal);
+        }
         let is_upgraded = self.earlier.take().is_some();
         if is_upgraded {
             log::info!(
@@ -404,6 +413,9 @@ impl Keeper {
         }
         let is_news = self.state != state;
         self.state = state;
+        if state.cause().is_some() {
+            self.unheard = None;
+        }
         if is_news {
             self.store_state();
         }
@@ -421,6 +433,7 @@ impl Keeper {
                 signal
             };
             self.process.signal(signal);
+            self.unheard = Some((signal, self.process.pid()));
             self.asked += usize::from(!self.process.serves());
         }
         if self.ready.is_some() || self.asked < 2 {

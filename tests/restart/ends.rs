@@ -101,6 +101,31 @@ fn the_way_out_survives_a_death() {
     mount.into_mount().ended();
 }
 
+/// Nor is a signal lost that it was handed and has not acted on.
+#[test]
+fn a_signal_survives_whoever_got_it_first() {
+    let mount = Supervised::start(&[]);
+    let child = mount.child();
+    child.signal(Signal::STOP);
+    let process = format!("/proc/{}", child.pid.as_raw_nonzero());
+    eventually("all of its threads have stopped", LIMIT, || {
+        fs::read_dir(format!("{process}/task")).unwrap().all(|it| {
+            let status = fs::read_to_string(it.unwrap().path().join("status"));
+            status.is_ok_and(|it| it.contains("State:\tT"))
+        })
+    });
+    mount.signal(Signal::TERM);
+    let status = format!("{process}/status");
+    eventually("it is handed on", LIMIT, || {
+        let status = fs::read_to_string(&status).unwrap();
+        let pending = status.lines().find_map(|it| it.strip_prefix("ShdPnd:"));
+        let pending = u64::from_str_radix(pending.unwrap().trim(), 16).unwrap();
+        pending & 1 << (Signal::TERM.as_raw() - 1) != 0
+    });
+    child.signal(Signal::KILL);
+    mount.into_mount().ended();
+}
+
 /// Its time does not begin anew either.
 #[test]
 fn the_limit_of_a_drain_counts_from_its_begin() {
