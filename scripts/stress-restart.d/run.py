@@ -279,7 +279,7 @@ def end(mount):
     if not left or left[-1] != ("0", "0"):
         wrong.append(f"inodes and handles left: {left}")
     wrong += [line for line in log.splitlines() if " ERROR " in line or "panicked" in line or "did not survive" in line
-              or "that it did not have" in line]
+              or "that it did not have" in line or re.search(r"was killed by signal (?!9;)|ended with status", line)]
     return wrong
 
 
