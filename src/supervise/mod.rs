@@ -51,7 +51,7 @@ pub use take_over::go_on;
 
 use message::{Mounted, Order, Place, Report};
 use pace::{Death, Next, Pace};
-use process::{Process, Program};
+use process::{Process, Program, describe, was_killed};
 use store::Stored;
 use take_over::taken_over;
 
@@ -584,21 +584,6 @@ impl Keeper {
             Err(error) => log::error!("the dead mount at {target} stays: {error}"),
         }
         attachment.remove_made_target();
-    }
-}
-
-fn was_killed(status: WaitStatus) -> bool {
-    status.terminating_signal() == Some(Signal::KILL.as_raw())
-}
-
-fn describe(status: Option<WaitStatus>) -> String {
-    let Some(status) = status else {
-        return "is gone".to_owned();
-    };
-    match (status.terminating_signal(), status.exit_status()) {
-        (Some(signal), _) => format!("was killed by signal {signal}"),
-        (None, Some(code)) => format!("ended with status {code} and without a word"),
-        (None, None) => "ended".to_owned(),
     }
 }
 

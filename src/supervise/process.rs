@@ -283,3 +283,20 @@ impl Process {
         !self.reaped
     }
 }
+
+/// Whether SIGKILL was what it died of.
+pub(super) fn was_killed(status: WaitStatus) -> bool {
+    status.terminating_signal() == Some(Signal::KILL.as_raw())
+}
+
+/// How it died, in words.
+pub(super) fn describe(status: Option<WaitStatus>) -> String {
+    let Some(status) = status else {
+        return "is gone".to_owned();
+    };
+    match (status.terminating_signal(), status.exit_status()) {
+        (Some(signal), _) => format!("was killed by signal {signal}"),
+        (None, Some(code)) => format!("ended with status {code} and without a word"),
+        (None, None) => "ended".to_owned(),
+    }
+}
