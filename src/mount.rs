@@ -72,13 +72,15 @@ pub fn serve_under(cli: Cli, supervisor: &Supervisor) -> Result<ExitCode, Failur
     let result = cli
         .resolve_again(&Environment::current(), paths)
         .and_then(|config| {
+            let told = supervisor.clone();
+            // Before any thread: one with descriptors of its own would keep the caller's streams, and whoever waits for
+            // their end would wait as long as the mount lives.
+            let ready = Ready::under_supervisor(&config, move || told.ready());
             check_surroundings(&config)?;
             let running = match inheritance {
                 None => make(&config, &signals, Some(supervisor)),
                 Some(inheritance) => go_on(&config, supervisor, &root, inheritance),
             }?;
-            let told = supervisor.clone();
-            let ready = Ready::under_supervisor(&config, move || told.ready());
             running.until_the_end(&config, signals, ready, Some(supervisor))
         });
     supervisor.ended(&result, inherited);

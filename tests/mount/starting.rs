@@ -47,10 +47,22 @@ fn background_returns_when_usable() {
 /// its standard streams: whoever waits for the end of its caller's pipe does not wait for it.
 #[test]
 fn background_daemon_lets_go_of_its_caller() {
+    lets_go_of_its_caller(&[]);
+}
+
+/// Supervisor and child.
+#[test]
+fn supervised_daemon_lets_go_of_its_caller() {
+    lets_go_of_its_caller(&["--supervise"]);
+}
+
+#[track_caller]
+fn lets_go_of_its_caller(options: &[&str]) {
     let env = TestEnv::new();
-    let mut command = env.loopfs([env.src(), env.mnt()]);
-    command.env("RUST_LOG", "warn");
+    let mut command = env.loopfs(options);
     let mut parent = command
+        .args([env.src(), env.mnt()])
+        .env("RUST_LOG", "warn")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -73,23 +85,18 @@ fn background_daemon_lets_go_of_its_caller() {
     stdout.read_to_string(&mut said).unwrap();
     stderr.read_to_string(&mut said).unwrap();
     assert_eq!(said, "");
-    let daemon = processes_naming(env.root()).remove(0);
-    let proc = format!("/proc/{}", daemon.pid.as_raw_nonzero());
-    assert_eq!(
-        fs::read_link(format!("{proc}/cwd")).unwrap().to_str(),
-        Some("/")
-    );
-    for stream in 0..3 {
-        assert_eq!(
-            fs::read_link(format!("{proc}/fd/{stream}"))
-                .unwrap()
-                .to_str(),
-            Some("/dev/null")
-        );
+    let daemons = processes_naming(env.root());
+    for daemon in &daemons {
+        let proc = format!("/proc/{}", daemon.pid.as_raw_nonzero());
+        let link = |name: &str| fs::read_link(format!("{proc}/{name}")).unwrap();
+        assert_eq!(link("cwd").to_str(), Some("/"));
+        for stream in ["fd/0", "fd/1", "fd/2"] {
+            assert_eq!(link(stream).to_str(), Some("/dev/null"));
+        }
+        assert_ne!(session(daemon.pid), session(rustix::process::getpid()));
     }
-    assert_ne!(session(daemon.pid), session(rustix::process::getpid()));
-    daemon.signal(Signal::TERM);
-    assert!(daemon.wait_end(LIMIT));
+    daemons[0].signal(Signal::TERM);
+    assert!(daemons.iter().all(|daemon| daemon.wait_end(LIMIT)));
     env.assert_clean();
 }
 
