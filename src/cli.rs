@@ -127,16 +127,17 @@ pub struct Cli {
     foreground: bool,
 
     /// Serve with N threads, 1 to 64 [default: one for each CPU, at least 2, at most 4]
-    #[arg(long, value_name = "N", value_parser = options::threads_from_text, help_heading = "Running")]
+    // A negative number is a wrong value, and not an unknown option.
+    #[arg(long, value_name = "N", value_parser = options::threads_from_text, allow_negative_numbers = true, help_heading = "Running")]
     threads: Option<NonZeroUsize>,
 
     /// How long open files may delay the end that a signal asks for [default: 10]
-    #[arg(long, value_name = "SECONDS|never", value_parser = options::limit_from_text, help_heading = "Running")]
+    #[arg(long, value_name = "SECONDS|never", value_parser = options::limit_from_text, allow_negative_numbers = true, help_heading = "Running")]
     drain_timeout: Option<Limit>,
 
     /// How long open files may go on working after an unmount from outside with -l or -z
     /// [default: never cut off]
-    #[arg(long, value_name = "SECONDS|never", value_parser = options::limit_from_text, help_heading = "Running")]
+    #[arg(long, value_name = "SECONDS|never", value_parser = options::limit_from_text, allow_negative_numbers = true, help_heading = "Running")]
     lazy_timeout: Option<Limit>,
 
     /// Have a second process start the one that serves again if it dies, unnoticed by programs
@@ -152,7 +153,7 @@ pub struct Cli {
     supervise: Option<Supervise>,
 
     /// With --supervise: give up if it has died more than N times in a minute [default: 10]
-    #[arg(long, value_name = "N|never", value_parser = options::restart_limit_from_text, help_heading = "Running")]
+    #[arg(long, value_name = "N|never", value_parser = options::restart_limit_from_text, allow_negative_numbers = true, help_heading = "Running")]
     restart_limit: Option<RestartLimit>,
 
     /// Say more: once for what loopfs does, twice for each request; without it a program in the

@@ -48,6 +48,9 @@ fn run() -> Result<ExitCode, Failure> {
     }
     cli.enter_namespace()?;
     let config = cli.resolve(&Environment::current())?;
+    if config.task == Task::Serve {
+        mount::check_limits()?;
+    }
     match config.task {
         Task::Serve if config.restart.supervise != Supervise::Off => {
             daemon::run(&config, supervise::run)

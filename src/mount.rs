@@ -36,10 +36,12 @@ use crate::supervise::{self, Duty, Estate, Inheritance, Legacy, Supervisor};
 use crate::survive::{State, Survival, Unreadable};
 use crate::sync::{Arc, OnceLock};
 use crate::sys;
+pub use means::check_limits;
+
 use desk::{Card, Desk};
 use means::{
-    check_surroundings, check_wishes, is_restartable, keep_covered, open_source, open_to_survive,
-    options, shield,
+    check_surroundings, check_wishes, is_restartable, keep_covered, new_state, open_source,
+    open_to_survive, options, say_what_is_amiss, shield,
 };
 
 /// How long a mount may take to leave the table after its connection has ended. `umount -f` and
@@ -352,6 +354,7 @@ impl Running {
             config.source.display(),
             config.target.display()
         );
+        say_what_is_amiss();
         let unheard = ready.tell().err();
         if unheard.is_some() {
             // Whoever asked for the mount believes that it failed: then it must not be there.
@@ -386,12 +389,6 @@ impl Running {
 /// Whoever started this process as a service. A program in the background has told its caller already, and is nobody's.
 fn service(config: &Config) -> Option<Service> {
     Service::of_this_process(&config.source, &config.target).filter(|_| config.foreground)
-}
-
-fn new_state() -> Result<Arc<State>, Failure> {
-    State::create()
-        .map(Arc::new)
-        .map_err(|error| system("can't make memory that outlives the process", &error))
 }
 
 fn new_shutdown() -> Result<Shutdown, Failure> {
@@ -539,7 +536,8 @@ fn say_what_was(tree: &Loopback, counters: &Counters) {
 }
 
 fn system(what: &str, error: &io::Error) -> Failure {
-    Failure::new(ExitCode::System, format!("{what}: {error}"))
+    let why = sys::limits::explained(error);
+    Failure::new(ExitCode::System, format!("{what}: {why}"))
 }
 
 /// The attachment as the way out sees it.

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use loopfs::cli::generate::generated;
+use loopfs::sys::features::WORDS;
 
 #[test]
 fn what_is_checked_in_is_what_is_generated() {
@@ -36,6 +37,9 @@ fn features_that_can_be_switched_off_are_in_the_man_page() {
         })
         .collect();
     assert!(words.len() > 8, "{words:?}");
+    // A word that is none of these is warned of.
+    let known: BTreeSet<String> = WORDS.map(str::to_owned).into();
+    assert_eq!(words, known);
     let missing: Vec<_> = words
         .iter()
         .filter(|word| !man.contains(&format!("\\fB{}\\fR", word.replace('-', "\\-"))))

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::exit::{ExitCode, Failure};
+use crate::sys::limits;
 
 /// What kind of thing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,15 @@ pub(crate) fn says(errno: rustix::io::Errno) -> String {
     match text.rfind(" (os error") {
         Some(end) => text[..end].to_owned(),
         None => text,
+    }
+}
+
+/// The same, and what to do about it where a limit explains it.
+pub(crate) fn explained(errno: rustix::io::Errno) -> String {
+    let said = says(errno);
+    match limits::remedy(&errno.into()) {
+        Some(remedy) => format!("{said}: {remedy}"),
+        None => said,
     }
 }
 

@@ -24,6 +24,7 @@ use super::error::{AttachError, AttachErrorKind as Kind, one_line, shown};
 use super::table::Label;
 use crate::config::MountOptions;
 use crate::sys::ask::readable;
+use crate::sys::limits;
 
 const NAME: &str = "fusermount3";
 
@@ -245,9 +246,10 @@ fn in_one_line(said: &str) -> String {
 
 fn cannot_run(error: impl Into<std::io::Error>) -> AttachError {
     let error = error.into();
+    let next = limits::remedy(&error).unwrap_or("install the package fuse3");
     AttachError::new(
         Kind::System,
-        format!("{NAME} could not be run: {error}: install the package fuse3"),
+        format!("{NAME} could not be run: {error}: {next}"),
     )
 }
 

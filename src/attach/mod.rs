@@ -48,8 +48,9 @@ pub use remount::remount;
 
 use crate::config::Config;
 use crate::sys::ask::{Question, ask};
+use crate::sys::limits;
 use abort::AbortFile;
-use error::{AttachErrorKind as Kind, says, shown};
+use error::{AttachErrorKind as Kind, explained, says, shown};
 use table::{Identity, Label};
 use target::{MadeDirectory, Target};
 
@@ -161,14 +162,14 @@ impl Pending {
         let root = self.root().map_err(|errno| {
             AttachError::new(
                 Kind::SelfTest,
-                format!("can't reach the new mount: {}", says(errno)),
+                format!("can't reach the new mount: {}", explained(errno)),
             )
         })?;
         let asked = ask(Question::Directory(root.as_fd()), limit, || self.abort());
         match asked.map_err(|errno| {
             AttachError::new(
                 Kind::System,
-                format!("can't run the self-test: {}", says(errno)),
+                format!("can't run the self-test: {}", explained(errno)),
             )
         })? {
             // EACCES: SRC may be unreadable to the user who serves it; a true answer all the same.
@@ -176,8 +177,9 @@ impl Pending {
             Some(Err(errno)) => Err(AttachError::new(
                 Kind::SelfTest,
                 format!(
-                    "the new mount does not work: its root answers: {}: is SRC readable?",
-                    says(errno)
+                    "the new mount does not work: its root answers: {}: {}",
+                    says(errno),
+                    limits::remedy(&errno.into()).unwrap_or("is SRC readable?")
                 ),
             )),
             None => Err(AttachError::new(
@@ -353,7 +355,8 @@ fn open_device(path: &Path) -> Result<OwnedFd, AttachError> {
                 ),
             ),
             errno => {
-                let text = format!("{name} can't be opened: {}", says(errno));
+                let why = explained(errno);
+                let text = format!("{name} can't be opened: {why}");
                 AttachError::new(Kind::System, text)
             }
         }
@@ -377,9 +380,10 @@ fn refused(target: &Path, errno: Errno, reason: Option<String>) -> AttachError {
         ),
         errno => {
             let reason = reason.unwrap_or_else(|| says(errno));
+            let next = limits::remedy(&errno.into()).unwrap_or("dmesg may say more");
             AttachError::new(
                 Kind::Refused,
-                format!("the kernel refused to mount on {name}: {reason}: dmesg may say more"),
+                format!("the kernel refused to mount on {name}: {reason}: {next}"),
             )
         }
     }
@@ -389,7 +393,7 @@ fn unidentified(config: &Config, errno: Errno) -> AttachError {
     let name = shown(&config.target);
     let text = format!(
         "can't find the new mount on {name} in the mount table: {}",
-        says(errno)
+        explained(errno)
     );
     AttachError::new(Kind::System, text)
 }

@@ -13,13 +13,14 @@ use rustix::fs::{FileType, Mode, StatxFlags};
 use rustix::io::Errno;
 
 use super::detach::{self, Detached};
-use super::error::{AttachError, AttachErrorKind as Kind, says, shown};
+use super::error::{AttachError, AttachErrorKind as Kind, explained, says, shown};
 use super::mountinfo::{self, Entry};
 use super::table::{self, Identity};
 use crate::config::Config;
 use crate::record::{Reader, Writer};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::ask::{Question, ask};
+use crate::sys::limits;
 
 /// How long a FUSE daemon on the way to MNT may take to answer.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -134,7 +135,7 @@ fn asked(path: &Path, question: Question<'_>) -> Result<Result<(), Errno>, Attac
         let text = format!(
             "can't find out whether {} answers: {}",
             shown(path),
-            says(errno)
+            explained(errno)
         );
         AttachError::new(Kind::System, text)
     })?;
@@ -147,7 +148,7 @@ fn detach_dead(path: &Path, root: &OwnedFd, entry: &Entry) -> Result<(), AttachE
         let text = format!(
             "can't tell which mount lies at {}: {}",
             shown(path),
-            says(errno)
+            explained(errno)
         );
         AttachError::new(Kind::System, text)
     })?;
@@ -236,8 +237,9 @@ fn unreachable_because(path: &Path, errno: Errno) -> AttachError {
         errno => (
             Kind::TargetUnusable,
             format!(
-                "{name} can't be reached: {}: check the path and who may go there",
-                says(errno)
+                "{name} can't be reached: {}: {}",
+                says(errno),
+                limits::remedy(&errno.into()).unwrap_or("check the path and who may go there")
             ),
         ),
     };

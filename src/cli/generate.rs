@@ -256,7 +256,7 @@ const ENVIRONMENT: [(&str, &str); 3] = [
         "LOOPFS_FEATURES_OFF",
         "Features of newer kernels to do without, separated by commas, for tests and for ruling one out: \
          `new-mount-api`, `statmount`, `unique-mount-id`, `openat2`, `file-handles`, `private-copy`, \
-         `fanotify`, `passthrough`, `backing-by-path`, `no-opens`, `another-device`, `guard`, `prune`.",
+         `fanotify`, `passthrough`, `backing-by-path`, `no-opens`, `another-device`, `guard`, `prune`. A word that is none of these is warned of.",
     ),
 ];
 

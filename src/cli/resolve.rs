@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::config::{Cache, Caching, Config, MountOptions, Restart, Serving, Task, TreeOptions};
 use crate::exit::{ExitCode, Failure};
 use crate::options::Options;
-use crate::sys::fs::restrictions_at;
+use crate::sys::fs::{is_too_many_links, restrictions_at};
 use crate::sys::process::{enter_mount_namespace, is_root};
 
 use super::Cli;
@@ -268,6 +268,8 @@ pub(super) fn unusable(which: &str, path: &Path, error: &io::Error) -> Failure {
         (_, io::ErrorKind::NotConnected) => {
             "on a dead mount (Transport endpoint is not connected); unmount that one first"
         }
+        (_, io::ErrorKind::InvalidFilename) => "a name in it is too long: check the path",
+        _ if is_too_many_links(error) => "too many symbolic links: name the directory itself",
         _ => &error.to_string(),
     };
     let message = format!("{which} '{}': {reason}", path.display());
@@ -458,7 +460,12 @@ mod tests {
         );
         assert_eq!(
             line("loop", ""),
-            "SRC 'loop': Too many levels of symbolic links (os error 40)"
+            "SRC 'loop': too many symbolic links: name the directory itself"
+        );
+        let long = "x".repeat(256);
+        assert_eq!(
+            line("", &long),
+            format!("MNT '{long}': a name in it is too long: check the path")
         );
     }
 

@@ -29,23 +29,23 @@ const LONG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The directory to mount on; it may not exist.
 pub(super) fn to_mount_on(typed: &Path) -> Result<PathBuf, Failure> {
-    reached(typed, LONG_PATIENCE)
+    reached(typed, LONG_PATIENCE, Missing::Last)
 }
 
 /// The place of a mount that is to be there.
 pub(super) fn of_a_mount(typed: &Path) -> Result<PathBuf, Failure> {
-    reached(typed, PATIENCE)
+    reached(typed, PATIENCE, Missing::Any)
 }
 
 /// A place to find out what is wrong with. What can't be followed because something does not answer is left as it was typed.
 pub(super) fn to_look_at(typed: &Path) -> Result<PathBuf, Failure> {
-    match follow(typed, PATIENCE)? {
+    match follow(typed, PATIENCE, Missing::Any)? {
         Followed::Found(path) | Followed::HeldUp { path, .. } => Ok(path),
     }
 }
 
-fn reached(typed: &Path, patience: Duration) -> Result<PathBuf, Failure> {
-    match follow(typed, patience)? {
+fn reached(typed: &Path, patience: Duration, missing: Missing) -> Result<PathBuf, Failure> {
+    match follow(typed, patience, missing)? {
         Followed::Found(path) => Ok(path),
         Followed::HeldUp { by, .. } => Err(Failure::new(
             ExitCode::MountFailed,
@@ -60,6 +60,15 @@ fn reached(typed: &Path, patience: Duration) -> Result<PathBuf, Failure> {
     }
 }
 
+/// Which names may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// The last one: it can be made.
+    Last,
+    /// Any: then nothing is mounted there, which is for others to say.
+    Any,
+}
+
 enum Followed {
     Found(PathBuf),
     /// Somebody on the way does not answer.
@@ -71,7 +80,7 @@ enum Followed {
     },
 }
 
-fn follow(typed: &Path, patience: Duration) -> Result<Followed, Failure> {
+fn follow(typed: &Path, patience: Duration, missing: Missing) -> Result<Followed, Failure> {
     let failed = |error: &io::Error| unusable("MNT", typed, error);
     if typed.as_os_str().is_empty() {
         return Err(failed(&io::ErrorKind::NotFound.into()));
@@ -122,8 +131,14 @@ fn follow(typed: &Path, patience: Duration) -> Result<Followed, Failure> {
             // No symlink.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => path = next,
             // Nothing there, which is for others to judge.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && names.is_empty() => {
-                path = next;
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && (names.is_empty() || missing == Missing::Any) =>
+            {
+                let rest = names.iter().rev();
+                return Ok(Followed::Found(
+                    rest.fold(next, |path, name| path.join(name)),
+                ));
             }
             Err(error) => return Err(failed(&error)),
         }

@@ -1,5 +1,6 @@
 //! What it takes to serve a mount, and what the user insists on: looked at before anybody can see the mount.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -7,11 +8,31 @@ use crate::attach::DeviceNumber;
 use crate::config::{Cache, Config, Io, Supervise};
 use crate::exit::{ExitCode, Failure};
 use crate::fuse::{self, Server};
+use crate::loopback::recover::Unopened;
 use crate::loopback::{Loopback, Settings};
 use crate::observe::faults::{self, Faults};
-use crate::survive::Survival;
+use crate::survive::{State, Survival};
 use crate::sync::Arc;
 use crate::sys;
+
+/// With fewer, this or that can't be had at a start, depending on how many: it is said once, and before anything is tried.
+const FEWEST_FILES: u64 = 64;
+
+/// Has this process have as many files open as it may, and looks whether that is enough to serve anything.
+///
+/// # Errors
+/// One line that says which limit to raise, with [`ExitCode::System`].
+pub fn check_limits() -> Result<(), Failure> {
+    let limit = sys::fs::raise_file_limit();
+    if limit >= FEWEST_FILES {
+        return Ok(());
+    }
+    let text = format!(
+        "this process may have {limit} files open, and {FEWEST_FILES} are the least to serve with: raise the limit on open \
+         files (ulimit -n, LimitNOFILE=)"
+    );
+    Err(Failure::new(ExitCode::System, text))
+}
 
 /// What loopfs can't do without, and what it takes of its surroundings: no limit on the sizes of files.
 pub(super) fn check_surroundings(config: &Config) -> Result<(), Failure> {
@@ -20,15 +41,24 @@ pub(super) fn check_surroundings(config: &Config) -> Result<(), Failure> {
             "/proc is not mounted, and files are opened through it: mount -t proc proc /proc";
         return Err(Failure::new(ExitCode::System, text));
     }
-    if let Some(limit) = sys::limits::lift_file_size_limit() {
-        log::warn!(
-            "no file can be written beyond {limit} bytes: this process is limited (ulimit -H -f)"
-        );
-    }
+    sys::limits::lift_file_size_limit();
     if config.serving.low_latency {
         check_low_latency()?;
     }
     Ok(())
+}
+
+/// Says what of the surroundings is other than the user may think. Of a mount that is there: one that fails has one line.
+pub(super) fn say_what_is_amiss() {
+    if let Some(limit) = sys::limits::file_size_limit() {
+        log::warn!(
+            "no file can be written beyond {limit} bytes: this process is limited (ulimit -H -f)"
+        );
+    }
+    for word in sys::features::unknown() {
+        let variable = sys::features::VARIABLE;
+        log::warn!("{variable}: '{word}' switches nothing off; loopfs(1) has the list");
+    }
 }
 
 /// Whether `--low-latency` can be had.
@@ -46,7 +76,19 @@ fn check_low_latency() -> Result<(), Failure> {
 pub(super) fn open_source(config: &Config) -> Result<Arc<Loopback>, Failure> {
     Loopback::open(&config.source, &settings(config))
         .map(Arc::new)
-        .map_err(|error| unopened(config, &error.errno()))
+        .map_err(|error| unopened(config, &error.errno().into()))
+}
+
+/// Memory for what the next process goes on with.
+pub(super) fn new_state() -> Result<Arc<State>, Failure> {
+    State::create().map(Arc::new).map_err(|error| {
+        let why = sys::limits::explained(&error);
+        let text = format!(
+            "can't make memory that outlives the process (a sparse file of {} GiB): {why}; or serve without --supervise",
+            State::SIZE.div_ceil(1 << 30)
+        );
+        Failure::new(ExitCode::System, text)
+    })
 }
 
 /// SRC, which is at `path`, with everything recorded for the next process, or as the last one has left it.
@@ -57,7 +99,10 @@ pub(super) fn open_to_survive(
 ) -> Result<Arc<Loopback>, Failure> {
     Loopback::open_to_survive(path, &settings(config), survival)
         .map(Arc::new)
-        .map_err(|error| unopened(config, &error))
+        .map_err(|error| match error {
+            Unopened::Source(error) => unopened(config, &error.errno().into()),
+            Unopened::State(error) => unopened(config, &io::Error::other(error)),
+        })
 }
 
 fn settings(config: &Config) -> Settings {
@@ -68,9 +113,10 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-fn unopened(config: &Config, why: &impl std::fmt::Display) -> Failure {
+fn unopened(config: &Config, error: &io::Error) -> Failure {
+    let next = sys::limits::remedy(error).unwrap_or("serve it as a user who may read it");
     let text = format!(
-        "SRC '{}' can't be opened: {why}: serve it as a user who may read it",
+        "SRC '{}' can't be opened: {error}: {next}",
         config.source.display()
     );
     Failure::new(ExitCode::MountFailed, text)

@@ -70,7 +70,7 @@ impl Directory {
     /// The one for mounts of this process, made if need be.
     pub(super) fn own() -> io::Result<Self> {
         let owner = rustix::process::geteuid().as_raw();
-        let mut last = None;
+        let mut failed = Vec::new();
         for path in candidates(owner) {
             // Closed to others, who could lock it otherwise.
             let mode = Mode::RWXU;
@@ -85,11 +85,11 @@ impl Directory {
                     let _ = rustix::fs::fchmod(&directory.fd, mode);
                     return Ok(directory);
                 }
-                // The last one is there on every machine.
-                Err(error) => last = Some(error),
+                Err(error) => failed.push(error.to_string()),
             }
         }
-        Err(last.unwrap_or_else(|| io::Error::other("there is no directory for it")))
+        // All of them: any one that is mended will do.
+        Err(io::Error::other(failed.join("; ")))
     }
 
     fn open(path: PathBuf, owner: u32) -> io::Result<Self> {

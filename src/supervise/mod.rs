@@ -42,6 +42,7 @@ use crate::config::Config;
 use crate::daemon::Ready;
 use crate::exit::{ExitCode, Failure};
 use crate::lifecycle::State;
+use crate::sys::limits;
 use crate::sys::process::SignalQueue;
 
 pub use child::{Duty, Estate, Inheritance, Legacy, Supervisor, Turn};
@@ -97,10 +98,11 @@ fn cant_start(error: &io::Error) -> Failure {
 
 fn place(config: &Config) -> Result<Place, Failure> {
     let root = crate::sys::fs::open_root(&config.source).map_err(|errno| {
+        let error = io::Error::from(errno);
+        let next = limits::remedy(&error).unwrap_or("serve it as a user who may read it");
         let text = format!(
-            "SRC '{}' can't be opened: {}: serve it as a user who may read it",
-            config.source.display(),
-            io::Error::from(errno)
+            "SRC '{}' can't be opened: {error}: {next}",
+            config.source.display()
         );
         Failure::new(ExitCode::MountFailed, text)
     })?;
@@ -601,5 +603,6 @@ fn failed_start(status: Option<WaitStatus>, how: &str) -> Failure {
 }
 
 fn system(what: &str, error: &io::Error) -> Failure {
-    Failure::new(ExitCode::System, format!("{what}: {error}"))
+    let why = limits::explained(error);
+    Failure::new(ExitCode::System, format!("{what}: {why}"))
 }

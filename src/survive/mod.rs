@@ -115,6 +115,9 @@ pub struct State {
 }
 
 impl State {
+    /// How many bytes that may come to be. Only what is written to takes memory.
+    pub const SIZE: usize = layout::WORDS * size_of::<u64>();
+
     /// New memory, blank.
     pub fn create() -> io::Result<Self> {
         let words = Words::new(Shared::create("loopfs-state", layout::WORDS)?);

@@ -3,7 +3,7 @@
 //! Every newer system call has a way round it for kernels and sandboxes that lack it. A comma list
 //! in this environment variable makes the program take that way on a kernel that has the call, so
 //! that the tests reach it and a user can rule a feature out. A word that nobody asks for has no
-//! effect.
+//! effect but a warning: a unit may name what a newer version does not use any more.
 //!
 //! Words that `attach/` asks for: `new-mount-api` (fsopen and its kin; then mount(2)), `statmount`
 //! (statmount and listmount; then /proc/self/mountinfo), `unique-mount-id` (the 64-bit id of
@@ -21,20 +21,51 @@ use crate::sync::OnceLock;
 /// The environment variable.
 pub const VARIABLE: &str = "LOOPFS_FEATURES_OFF";
 
+/// Every word that something asks for; `tests/generated.rs` looks.
+pub const WORDS: [&str; 13] = [
+    "new-mount-api",
+    "statmount",
+    "unique-mount-id",
+    "openat2",
+    "file-handles",
+    "private-copy",
+    "fanotify",
+    "passthrough",
+    "backing-by-path",
+    "no-opens",
+    "another-device",
+    "guard",
+    "prune",
+];
+
 /// True if the feature called `word` is switched off. The variable is read once.
 #[must_use]
 pub fn is_off(word: &str) -> bool {
-    static LIST: OnceLock<OsString> = OnceLock::new();
-    lists(
-        LIST.get_or_init(|| std::env::var_os(VARIABLE).unwrap_or_default()),
-        word,
-    )
+    words(list()).any(|item| item == word.as_bytes())
 }
 
-fn lists(list: &OsStr, word: &str) -> bool {
+/// What is listed and switches nothing off, in one line each.
+#[must_use]
+pub fn unknown() -> Vec<String> {
+    unknown_of(list())
+}
+
+fn list() -> &'static OsStr {
+    static LIST: OnceLock<OsString> = OnceLock::new();
+    LIST.get_or_init(|| std::env::var_os(VARIABLE).unwrap_or_default())
+}
+
+fn words(list: &OsStr) -> impl Iterator<Item = &[u8]> {
     list.as_bytes()
         .split(|&byte| byte == b',')
-        .any(|item| item.trim_ascii() == word.as_bytes())
+        .map(<[u8]>::trim_ascii)
+}
+
+fn unknown_of(list: &OsStr) -> Vec<String> {
+    words(list)
+        .filter(|item| !item.is_empty() && !WORDS.iter().any(|word| word.as_bytes() == *item))
+        .map(|item| item.escape_ascii().to_string())
+        .collect()
 }
 
 #[cfg(test)]
@@ -43,10 +74,22 @@ mod tests {
 
     #[test]
     fn whole_words_of_a_comma_list() {
-        let list = OsStr::new("statmount, unique-mount-id,");
-        assert!(lists(list, "statmount"));
-        assert!(lists(list, "unique-mount-id"));
-        assert!(!lists(list, "mount"));
-        assert!(!lists(OsStr::new(""), "statmount"));
+        let items = |list| words(OsStr::new(list)).collect::<Vec<_>>();
+        assert_eq!(
+            items("statmount, no-opens"),
+            [&b"statmount"[..], b"no-opens"]
+        );
+        assert!(!items("statmount").contains(&&b"mount"[..]));
+    }
+
+    #[test]
+    fn what_switches_nothing_off_is_named() {
+        let unknown = |list| unknown_of(OsStr::new(list));
+        assert_eq!(
+            unknown("statmount, mount,pass\nthrough,"),
+            ["mount", "pass\\nthrough"]
+        );
+        assert_eq!(unknown(""), [""; 0]);
+        assert_eq!(unknown(&WORDS.join(",")), [""; 0]);
     }
 }

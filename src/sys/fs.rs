@@ -59,6 +59,12 @@ impl ProcPath {
     }
 }
 
+/// Whether a path led nowhere because its symlinks lead to each other.
+#[must_use]
+pub fn is_too_many_links(error: &std::io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::LOOP)
+}
+
 /// Opens the directory that a path names, following symlinks: for SRC itself, once, at start.
 pub fn open_root(path: &std::path::Path) -> Result<OwnedFd> {
     rustix::fs::open(

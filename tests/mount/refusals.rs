@@ -275,3 +275,40 @@ fn mnt_is_somebody_elses() {
         RUN="setpriv --reuid 65534 --regid 65534 --clear-groups""#;
     refused_in_private(prepare, MOUNT_FAILED, &["mnt"]);
 }
+
+/// Too few open files for anything are told before anything is tried, whatever would be the first to fail; the least will do.
+#[test]
+fn a_limit_on_open_files_that_is_too_low_is_named() {
+    for options in [&["-f"][..], &[], &["--supervise"], &["--threads=64"]] {
+        for limit in [6, 12, 25, 63] {
+            let env = TestEnv::new();
+            let mut command = env.loopfs_limited(limit, options);
+            let (code, line) = env.refused_by(command.args([env.src(), env.mnt()]));
+            let says = format!("this process may have {limit} files open, and 64 are the least");
+            check(code, &line, SYSTEM, &[&says, "ulimit -n", "LimitNOFILE="]);
+        }
+    }
+    for options in [&[][..], &["--supervise"], &["--threads=64"]] {
+        let env = TestEnv::new();
+        let mut command = env.loopfs_limited(64, options);
+        run(command.args([env.src(), env.mnt()]), LIMIT).success();
+        fs::write(env.mnt().join("f"), "x").unwrap();
+        assert_eq!(fs::read(env.src().join("f")).unwrap(), b"x");
+        run(&mut env.loopfs(arguments(&[&"unmount", &env.mnt()])), LIMIT).success();
+        env.assert_clean();
+    }
+}
+
+/// Symlinks that lead to each other are called that.
+#[test]
+fn src_is_a_loop_of_symlinks() {
+    let prepare = |env: &TestEnv| {
+        fs::remove_dir(env.src()).unwrap();
+        symlink("src", env.src()).unwrap();
+    };
+    refused(
+        prepare,
+        MOUNT_FAILED,
+        &["src", "too many symbolic links", "name the directory"],
+    );
+}

@@ -100,6 +100,33 @@ fn lets_go_of_its_caller(options: &[&str]) {
     env.assert_clean();
 }
 
+/// What is other than whoever started it may think is said, of a mount that is there.
+#[test]
+fn what_is_amiss_is_said() {
+    let env = TestEnv::new();
+    let ordinary = env.loopfs(["-f"]);
+    let mut command = Command::new("prlimit");
+    command
+        .args(["--fsize=1048576", "setpriv", "--bounding-set=-sys_resource"])
+        .arg(ordinary.get_program())
+        .args(ordinary.get_args())
+        .args([env.src(), env.mnt()])
+        .env("RUST_LOG", "warn,loopfs=info,fuser::reply=off")
+        .env("LOOPFS_FEATURES_OFF", "statmount, passthru");
+    let mount = Mount::start_command(env, command);
+    mount.signal(Signal::TERM);
+    let (env, status, log) = mount.ended_somehow();
+    assert_eq!(status.and_then(|status| status.code()), Some(0), "{log}");
+    for line in [
+        "no file can be written beyond 1048576 bytes",
+        "LOOPFS_FEATURES_OFF: 'passthru' switches nothing off",
+    ] {
+        assert!(log.contains(line), "{log}");
+    }
+    assert!(!log.contains("'statmount'"), "{log}");
+    env.assert_clean();
+}
+
 /// No descriptor of the caller reaches the daemon: one that it kept would keep the caller's locks,
 /// pipes and mounts alive.
 #[test]

@@ -1,6 +1,7 @@
 //! Where a restart can't be had, it is said at the start; and a start that fails, fails as without a supervisor.
 
 use std::fs;
+use std::process::Command;
 
 use super::supervised::Supervised;
 use crate::common::{Mount, Signal, TestEnv};
@@ -77,6 +78,37 @@ fn a_start_that_fails_fails_as_without_a_supervisor() {
         };
         assert_eq!(refused("--supervise=off"), refused("--supervise"));
     }
+}
+
+/// Which limit is in the way is said, and what to do about it; nothing of what a mount would be like that is not there.
+#[test]
+fn a_limit_that_leaves_no_memory_for_the_next_process_is_named() {
+    let supervise = "or serve without --supervise";
+    for (limit, remedy) in [
+        ("--fsize=512", "(ulimit -f, LimitFSIZE=)"),
+        ("--as=3221225472", "(ulimit -v, LimitAS=, MemoryMax=)"),
+    ] {
+        for foreground in [true, false] {
+            let env = TestEnv::new();
+            let (code, line) = env.refused_by(&mut limited(&env, limit, foreground));
+            assert_eq!(code, 2, "{line}");
+            assert!(line.contains(remedy) && line.ends_with(supervise), "{line}");
+        }
+    }
+}
+
+/// `loopfs --supervise` with a limit that root, too, can't lift.
+fn limited(env: &TestEnv, limit: &str, foreground: bool) -> Command {
+    let ordinary = env.loopfs(["--supervise"]);
+    let mut command = Command::new("prlimit");
+    command
+        .arg(limit)
+        .args(["setpriv", "--bounding-set=-sys_resource"])
+        .arg(ordinary.get_program())
+        .args(ordinary.get_args())
+        .args(foreground.then_some("-f"))
+        .args([env.src(), env.mnt()]);
+    command
 }
 
 #[test]

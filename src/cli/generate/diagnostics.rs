@@ -27,6 +27,10 @@ const fn said(code: ExitCode, message: &'static str, next: &'static str) -> Diag
     }
 }
 
+const fn refused(message: &'static str) -> Diagnostic {
+    said(System, message, REFUSED)
+}
+
 use ExitCode::{Internal, Interrupted, MountFailed, System, Usage};
 
 /// All of them, by exit status.
@@ -179,6 +183,12 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     ),
     said(
         System,
+        "this process may have |N| files open, and 64 are the least to serve with: raise the limit on open files (ulimit -n, \
+         LimitNOFILE=)",
+        "It is the hard limit that counts: `ulimit -Hn`. Only root may raise it.",
+    ),
+    said(
+        System,
         "--low-latency: |DEVICE|: |REASON|; it takes root, or leave the option out",
         "The device is /dev/cpu_dma_latency, which not every kernel has.",
     ),
@@ -197,35 +207,19 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
         "the handshake with the kernel failed, which takes Linux 5.10 or later: |REASON|",
         "`uname -r` tells which one is running.",
     ),
-    said(System, "can't take over signals: |REASON|", REFUSED),
-    said(System, "can't make an eventfd: |REASON|", REFUSED),
-    said(System, "can't start the serving thread: |REASON|", REFUSED),
-    said(System, "can't start the control thread: |REASON|", REFUSED),
-    said(
-        System,
-        "can't say that the mount is ready: |REASON|",
-        REFUSED,
-    ),
-    said(System, "can't read the mount table: |REASON|", REFUSED),
-    said(
-        System,
-        "can't find the new mount on |MNT| in the mount table: |REASON|",
-        REFUSED,
-    ),
-    said(
-        System,
-        "can't find out whether |MNT| answers: |REASON|",
-        REFUSED,
-    ),
-    said(
-        System,
-        "can't tell which mount lies at |MNT|: |REASON|",
-        REFUSED,
-    ),
-    said(System, "can't tell which mount this is: |REASON|", REFUSED),
-    said(System, "can't open the mount's root: |REASON|", REFUSED),
-    said(System, "can't run the self-test: |REASON|", REFUSED),
-    said(System, "can't unmount: |REASON|", REFUSED),
+    refused("can't take over signals: |REASON|"),
+    refused("can't make an eventfd: |REASON|"),
+    refused("can't start the serving thread: |REASON|"),
+    refused("can't start the control thread: |REASON|"),
+    refused("can't say that the mount is ready: |REASON|"),
+    refused("can't read the mount table: |REASON|"),
+    refused("can't find the new mount on |MNT| in the mount table: |REASON|"),
+    refused("can't find out whether |MNT| answers: |REASON|"),
+    refused("can't tell which mount lies at |MNT|: |REASON|"),
+    refused("can't tell which mount this is: |REASON|"),
+    refused("can't open the mount's root: |REASON|"),
+    refused("can't run the self-test: |REASON|"),
+    refused("can't unmount: |REASON|"),
     said(
         System,
         "can't unmount: a mount that lies on the way there does not answer: end its daemon or let it go on first \
@@ -259,22 +253,23 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     ),
     said(
         System,
+        "can't make memory that outlives the process (a sparse file of |N| GiB): |REASON|; or serve without --supervise",
+        "A limit is in the way, and the reason says which one to raise: that on file sizes (`ulimit -f`, |LimitFSIZE=|), on memory \
+         (`ulimit -v`, |LimitAS=|) or on open files. The memory is used as far as it is written to, some 64 bytes for each file \
+         that the kernel remembers.",
+    ),
+    said(
+        System,
         "can't take the supervisor's place: |REASON|",
         "|loopfs upgrade| gives the reason: the program that is installed by now is of another edition. Nothing has changed; \
          unmount, and mount anew.",
     ),
-    said(
-        System,
+    refused(
         "can't start the process that serves: |REASON|, can't hold back signals: |REASON|, lost the process that serves: \
-         |REASON|, can't make memory that outlives the process: |REASON|, can't share the connection: |REASON|, can't hand the mount over to the supervisor: |REASON|, can't start a \
+         |REASON|, can't share the connection: |REASON|, can't hand the mount over to the supervisor: |REASON|, can't start a \
          thread: |REASON|",
-        REFUSED,
     ),
-    said(
-        System,
-        "lost the background process |PID|: |REASON|: findmnt shows whether it has mounted",
-        REFUSED,
-    ),
+    refused("lost the background process |PID|: |REASON|: findmnt shows whether it has mounted"),
     said(
         System,
         "can't unmount: the mount table keeps changing",
@@ -343,7 +338,8 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     said(
         MountFailed,
         "SRC '|PATH|' can't be opened: |REASON|: serve it as a user who may read it",
-        "loopfs has the rights of who starts it.",
+        "loopfs has the rights of who starts it. Where a limit is the reason, the message says which one to raise, such as: raise \
+         the limit on open files (ulimit -n, LimitNOFILE=).",
     ),
     said(
         MountFailed,
@@ -374,8 +370,8 @@ pub const DIAGNOSTICS: &[Diagnostic] = &[
     ),
     said(
         MountFailed,
-        "MNT '|PATH|': too many symbolic links: name the directory itself",
-        "Links that lead to each other.",
+        "|SRC or MNT| '|PATH|': too many symbolic links: name the directory itself",
+        "Links that lead to each other. In the same way: a name in it is too long: check the path.",
     ),
     said(
         MountFailed,
@@ -551,7 +547,7 @@ pub(super) fn section(page: &mut Roff) {
 
 /// Of what is usually granted.
 const REFUSED: &str = "The system refused something that it usually grants: it is out of memory, processes or open files (the \
-     reason says of what), or a sandbox forbids the system call.";
+     reason says of what, and which limit to raise), or a sandbox forbids the system call.";
 
 const INTRODUCTION: &str = "A failure is told in one line on stderr that begins with |loopfs:| and says what to do. These are \
      all that a user can cause. What comes while a mount is being served is in the log.";
