@@ -242,6 +242,9 @@ const ENDING: [&str; 5] = [
      `fusermount3 -uz` |MNT| or `umount -l` |MNT| removes it, and so does the next `loopfs --replace-stale`.",
 ];
 
+const EXIT_STATUS: &str = "The numbers are those of `mount`(8). COMMANDS above says which ones the commands return. What a unit of \
+     systemd shows beyond these (203/EXEC) is systemd's own: `mount.fuse.loopfs`(8).";
+
 const ENVIRONMENT: [(&str, &str); 3] = [
     (
         "RUST_LOG",
@@ -339,6 +342,8 @@ fn man_page(version: &str) -> String {
             &marked(&sentence(meaning)),
         );
     }
+
+    page.control("PP", []).text(rich(EXIT_STATUS));
 
     diagnostics::section(&mut page);
 

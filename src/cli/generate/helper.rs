@@ -32,6 +32,18 @@ const FSTAB: [(&str, &str); 4] = [
     ),
 ];
 
+const EXIT_STATUS: [&str; 2] = [
+    "That of `loopfs`(1), whose numbers are those of `mount`(8), which hands them on: 0 it is mounted, 1 a word of the list is \
+     wrong, 2 something of the system is missing or was refused, 8 it was interrupted, 32 |SRC| or |MNT| can't be used. One \
+     line says why and what to do; DIAGNOSTICS in `loopfs`(1) has them all. `mount -a` has one of its own: 64, if some lines \
+     were mounted and others not.",
+    "`systemctl status` shows the same numbers. Those from 200 on are systemd's, and then loopfs has not even been started: \
+     |203/EXEC| says that the program in |ExecStart=| can't be executed, because it was removed, or the mount that it is on \
+     is dead or gone; |226/NAMESPACE| that the sandboxing which the unit asks for can't be set up. The journal names the file. \
+     A dead mount at |MNT| itself is in nobody's way: the service replaces it. In front of `mount`(8) it is an error, 32, and \
+     `loopfs unmount` takes it away.",
+];
+
 const UNITS: [&str; 4] = [
     "A line in `fstab`(5) becomes a mount unit; what stands above is all that it takes. A mount unit of its own has \
      |Type=fuse.loopfs|, |What=|SRC and |Where=|MNT, and with an automount unit beside it the tree is mounted when somebody \
@@ -87,9 +99,8 @@ pub(super) fn man_page(version: &str) -> String {
     paragraphs(&mut page, &DESCRIPTION);
     page.control("SH", ["OPTIONS"]);
     options(&mut page, &command);
-    page.control("SH", ["EXIT STATUS"]).text(rich(
-        "That of `loopfs`(1), whose numbers are those of `mount`(8).",
-    ));
+    page.control("SH", ["EXIT STATUS"]);
+    paragraphs(&mut page, &EXIT_STATUS);
     page.control("SH", ["EXAMPLES"])
         .text(rich("Lines for |/etc/fstab|:"));
     for (line, what) in FSTAB {
