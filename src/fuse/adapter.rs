@@ -629,6 +629,9 @@ impl Filesystem for Adapter {
         let writer = (!from_cache).then_some(caller);
         let file = ((ino, fh), open_flags::for_writing(flags.0), data);
         let write = move |tree: &Loopback, handle, data: &[u8]| {
+            if from_cache {
+                tree.writes_back(node(ino));
+            }
             tree.write(writer, handle, offset, data, mode)
         };
         self.serve_on_file(asker(req, ino), Op::Write, reply, file, write);

@@ -14,7 +14,7 @@
 //!   an owned value;
 //! - [`tally`]: where its lookups are counted; [`recover`]: the beginning of a process that goes on with what an
 //!   earlier one has left; `replay`: what is asked for twice is done once;
-//! - [`watch`]: what others do to SRC, for the kernel to forget what it remembers;
+//! - [`watch`]: what others do to SRC, for the kernel to forget what it remembers; `lately`: what it need not remember for long;
 //! - [`handle`]: open files and directories;
 //! - [`name`]: the one check of a name;
 //! - [`attr`], [`lookup`], [`create`], [`remove`], [`file`], [`dir`], [`xattr`], [`ioctl`], [`lock`]:
@@ -36,6 +36,7 @@ pub mod handle;
 mod index;
 pub mod inode;
 pub mod ioctl;
+mod lately;
 pub mod lock;
 pub mod lookup;
 pub mod name;

@@ -581,3 +581,59 @@ fn what_is_removed_each_time_it_is_made_exists() {
     assert_eq!(times.get(), 20);
     drop(made);
 }
+
+/// What is told of all that has happened, which is something.
+fn told(changes: &mut watch::Changes<'_>) -> Vec<watch::Change> {
+    let mut told = Vec::new();
+    let _ = changes.next(|change| told.push(change));
+    told
+}
+
+/// The kernel would believe an answer about its times that was given before.
+#[test]
+fn that_pages_were_written_back_is_told_like_what_others_do() {
+    let (dir, tree) = tree();
+    std::fs::write(dir.path().join("file"), "hello").unwrap();
+    tree.watch().unwrap();
+    let mut changes = tree.changes().unwrap();
+    let file = node(&tree, "file");
+    let open = tree.open_for_now(file, READ_WRITE).unwrap();
+    let write = || tree.write(None, open.handle(), 0, b"HELLO", PLAIN).unwrap();
+    write();
+    assert_eq!(told(&mut changes), []);
+    tree.writes_back(file);
+    write();
+    assert_eq!(told(&mut changes), [watch::Change::Attributes(file)]);
+}
+
+/// The kernel has the inode there that it knew by the first name.
+#[test]
+fn a_name_that_is_moved_where_others_were_is_told() {
+    let (dir, tree) = tree();
+    for name in ["a", "b", "c"] {
+        std::fs::write(dir.path().join(name), name).unwrap();
+    }
+    tree.watch().unwrap();
+    let mut changes = tree.changes().unwrap();
+    let nodes = ["a", "b", "c"].map(|name| node(&tree, name));
+    let rename = |from: &str, to: &str| {
+        let [from, to] = [from, to].map(|name| (NodeNo::ROOT, OsStr::new(name)));
+        tree.rename(ROOT, from, to, 0).unwrap();
+    };
+    rename("c", "d");
+    assert_eq!(told(&mut changes), []);
+    let status = std::process::Command::new("mv")
+        .args(["b", "a"])
+        .current_dir(dir.path())
+        .status();
+    assert!(status.unwrap().success());
+    assert!(!told(&mut changes).is_empty());
+    rename("a", "e");
+    let told = told(&mut changes);
+    let moved_to = watch::Change::Name(NodeNo::ROOT, "e".into());
+    assert!(told.contains(&moved_to), "{told:?}");
+    assert!(
+        told.contains(&watch::Change::Attributes(nodes[1])),
+        "{told:?}"
+    );
+}

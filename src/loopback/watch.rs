@@ -26,6 +26,7 @@ use super::attr::{Attr, Keep};
 use super::crossing::Crossing;
 use super::dir::{OpenedDir, Room};
 use super::inode::{Identity, Inode, NodeNo};
+use super::lately::{Lately, MARKS, none, slot};
 use crate::error::{Errno, Tried as _};
 use crate::policy;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,9 +62,6 @@ pub enum Unwatched {
     Refused(Errno),
 }
 
-/// How many marks there are of what changed lately: two changes that share one cost a question more.
-const MARKS: usize = 1 << 12;
-
 /// Of how many that were opened lately it is known what they were like: two that share a place are read once more.
 const OPENED: usize = 1 << 14;
 
@@ -91,6 +89,10 @@ pub struct Watch {
     queue: OwnedFd,
     /// What was there when it was opened last, as [`state`] has it, of what was opened lately.
     opened: Box<[AtomicU64]>,
+    /// Of which pages were written back.
+    written_back: Lately,
+    /// Which names others have changed.
+    others_names: Lately,
     /// It can't go on: nothing is told any more.
     lost: AtomicBool,
 }
@@ -150,6 +152,8 @@ impl Watch {
             lost: AtomicBool::new(false),
             queue,
             opened: none(OPENED),
+            written_back: Lately::new(),
+            others_names: Lately::new(),
         })
     }
 
@@ -178,6 +182,26 @@ impl Watch {
         let now = state.unwrap_or(0);
         slot(&self.opened, key).is_some_and(|slot| slot.swap(now, Ordering::SeqCst) == now)
             && now != 0
+    }
+
+    /// Whether the kernel does not know what an event of our own tells: pages of that inode were written back, which it forgets
+    /// if an older answer is on its way.
+    fn is_written_back(&self, event: &Event<'_>) -> bool {
+        let object = event.object.as_ref();
+        object.is_some_and(|object| self.written_back.has(object.generation()))
+    }
+
+    /// Others have done something at a name: what the kernel asks for there may be meant for what was there before.
+    fn note_others(&self, event: &Event<'_>) {
+        if let Some((dir, name)) = &event.place {
+            self.others_names.note(name_key(dir.generation(), name));
+        }
+    }
+
+    /// Whether it may be another inode than the kernel meant that an event of our own tells of.
+    fn is_where_others_were(&self, event: &Event<'_>) -> bool {
+        let place = event.place.as_ref();
+        place.is_some_and(|(dir, name)| self.others_names.has(name_key(dir.generation(), name)))
     }
 
     /// What stands for an inode of the file system; `None` for one of another, and if nobody is told any more.
@@ -245,17 +269,6 @@ impl Watch {
             Some(_) => Keep::UntilTold,
         }
     }
-}
-
-fn none(slots: usize) -> Box<[AtomicU64]> {
-    (0..slots).map(|_| AtomicU64::new(0)).collect()
-}
-
-fn slot(slots: &[AtomicU64], key: u64) -> Option<&AtomicU64> {
-    // Any of its bits are as good as others.
-    #[allow(clippy::cast_possible_truncation)]
-    let at = (key as usize).checked_rem(slots.len())?;
-    slots.get(at)
 }
 
 /// What stands for the contents of an inode.
@@ -330,7 +343,13 @@ pub struct Changes<'a> {
     tree: &'a Loopback,
     watch: &'a Watch,
     events: Events,
+    /// So many times reading what has happened, events of our own are told as well: one was at a name that others had changed, and
+    /// the others of that operation (where it was moved to, what was replaced there) are in no doubt by themselves.
+    doubtful: u8,
 }
+
+/// An operation's events come at once, but may be read in two parts.
+const DOUBTFUL: u8 = 2;
 
 impl Changes<'_> {
     /// Waits until something changes and tells of all that has; how it went.
@@ -360,22 +379,28 @@ impl Changes<'_> {
         for event in group.read()? {
             if event.process == own {
                 heard = Heard::OurOwn;
+                if self.watch.is_where_others_were(&event) {
+                    self.doubtful = DOUBTFUL;
+                }
+                if self.doubtful == 0 {
+                    if self.watch.is_written_back(&event) {
+                        self.watch.tell_of_object(self.tree, &event, false, tell);
+                    }
+                    continue;
+                }
             } else {
-                self.watch.translate(self.tree, &event, tell);
+                self.watch.note_others(&event);
             }
+            self.watch.translate(self.tree, &event, tell);
         }
+        self.doubtful = self.doubtful.saturating_sub(1);
         Ok(heard)
     }
 }
 
 impl Watch {
     fn translate(&self, tree: &Loopback, event: &Event<'_>, tell: &mut impl FnMut(Change)) {
-        let Event {
-            mask,
-            place,
-            object,
-            ..
-        } = event;
+        let Event { mask, place, .. } = event;
         if mask & fanotify::OVERFLOW != 0 {
             tell(Change::Everything);
         }
@@ -390,16 +415,27 @@ impl Watch {
                 tell(Change::Contents(dir));
             }
         }
-        if let Some(object) = object {
-            self.mark(object.generation());
-            if let Some(node) = self.node_of(tree, object) {
-                let is_contents = mask & fanotify::CONTENTS != 0;
-                tell(if is_contents {
-                    Change::Contents(node)
-                } else {
-                    Change::Attributes(node)
-                });
-            }
+        self.tell_of_object(tree, event, mask & fanotify::CONTENTS != 0, tell);
+    }
+
+    /// Tells of the inode of an event, and of its contents or not.
+    fn tell_of_object(
+        &self,
+        tree: &Loopback,
+        event: &Event<'_>,
+        is_contents: bool,
+        tell: &mut impl FnMut(Change),
+    ) {
+        let Some(object) = &event.object else {
+            return;
+        };
+        self.mark(object.generation());
+        if let Some(node) = self.node_of(tree, object) {
+            tell(if is_contents {
+                Change::Contents(node)
+            } else {
+                Change::Attributes(node)
+            });
         }
     }
 
@@ -438,7 +474,19 @@ impl Loopback {
             tree: self,
             watch,
             events,
+            doubtful: 0,
         })
+    }
+
+    /// The kernel is about to have pages of a mapping of `node` written to SRC. It takes the times that it knows for out of date
+    /// afterwards, but believes an answer that comes later, however long ago that looked (`fuse_writepage_end` does not make a new
+    /// version of the attributes, as other writes do). So it is told, as of what others do.
+    pub fn writes_back(&self, node: NodeNo) {
+        if let (Some(watch), Ok(inode)) = (self.watch.get(), self.inode(node))
+            && let Some(key) = watch.key(&inode)
+        {
+            watch.written_back.note(key);
+        }
     }
 
     /// Has writes to a file not told any more: the kernel that does them by itself knows of its own, and is to
