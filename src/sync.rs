@@ -19,6 +19,9 @@ pub use std::sync::{Arc, OnceLock, PoisonError, Weak};
 /// A word of memory that processes share: always std's, because loom's own can't lie in such memory.
 pub use std::sync::atomic::AtomicU64 as SharedWord;
 
+/// What lies in a static: always std's as well, because loom's own is not made at compile time.
+pub use std::sync::atomic::{AtomicBool as StaticFlag, AtomicUsize as StaticCount};
+
 /// Locks `mutex` even if a panic poisoned it: what it guards is kept consistent at every step, and
 /// a panic in one operation (answered with EIO, logged, counted) must not stop all the others.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -12,8 +12,8 @@ use std::thread;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use crate::sync::OnceLock;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::atomic::Ordering;
+use crate::sync::{OnceLock, StaticCount, StaticFlag};
 
 /// What the kernel answers with a core dump (signal(7)).
 const SIGNALS: [libc::c_int; 10] = [
@@ -34,9 +34,9 @@ static BEFORE: [OnceLock<libc::sigaction>; SIGNALS.len()] =
     [const { OnceLock::new() }; SIGNALS.len()];
 
 /// Calls under way that may have to wait.
-static CALLS: AtomicUsize = AtomicUsize::new(0);
+static CALLS: StaticCount = StaticCount::new(0);
 /// A crash is being dealt with: no such call begins any more.
-static CRASHES: AtomicBool = AtomicBool::new(false);
+static CRASHES: StaticFlag = StaticFlag::new(false);
 
 /// Such a call, for as long as it takes.
 #[derive(Debug)]
