@@ -1,7 +1,9 @@
 //! Running a command, and reading what it says.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Stdio};
 
 use rustix::process::{Pid, kill_process};
 use serde_json::Value;
@@ -74,5 +76,44 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         self.signal(Signal::CONT);
+    }
+}
+
+/// `loopfs unmount`, which waits until nobody uses the mount any more, and has said so.
+pub(crate) struct Unmounts {
+    pub(crate) child: Child,
+    pub(crate) stderr: BufReader<ChildStderr>,
+    /// For whom it waits.
+    pub(crate) line: String,
+}
+
+impl Unmounts {
+    pub(crate) fn start(mount: &Mount) -> Self {
+        let mut command = mount.loopfs(["unmount", "--timeout", "never"]);
+        command
+            .arg(mount.mnt())
+            .stderr(Stdio::piped())
+            .stdin(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        stderr.read_line(&mut line).unwrap();
+        assert!(line.ends_with("; waiting\n"), "{line}");
+        Self {
+            child,
+            stderr,
+            line,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+}
+
+impl Drop for Unmounts {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

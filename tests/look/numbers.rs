@@ -1,46 +1,12 @@
 //! A device number, and an id in the mount table, are another mount's as soon as the one that had them has gone. Commands that
 //! have begun with the one never go on with the other.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use super::looking::{Stopped, look, open, status};
-use rustix::process::Pid;
+use super::looking::{Stopped, Unmounts, look, open, status};
 
 use crate::common::process::{eventually, wait_child};
 use crate::common::{LIMIT, Mount, Signal, TestEnv};
-
-/// A command that waits until nobody uses the mount any more.
-struct Unmounts {
-    child: Child,
-}
-
-impl Unmounts {
-    fn start(mount: &Mount) -> Self {
-        let mut command = mount.loopfs(["unmount", "--timeout", "never"]);
-        command
-            .arg(mount.mnt())
-            .stderr(Stdio::piped())
-            .stdin(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        stderr.read_line(&mut line).unwrap();
-        assert!(line.ends_with("; waiting\n"), "{line}");
-        Self { child }
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-}
-
-impl Drop for Unmounts {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Where the second mount is.
 #[derive(Clone, Copy)]

@@ -1,14 +1,14 @@
 //! `loopfs unmount` and those who use the mount.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::looking::{look, open, socket};
+use super::looking::{Unmounts, look, open, socket};
 use crate::common::process::wait_child;
 use crate::common::table::mount_at;
 use crate::common::{LIMIT, Mount, TestEnv};
@@ -39,25 +39,15 @@ fn who_uses_it_is_named() {
 fn it_waits_until_nobody_uses_it() {
     let mount = Mount::start(&[]);
     let held = open(&mount);
-    let mut command = mount.loopfs(["unmount", "--timeout", "never"]);
-    command
-        .arg(mount.mnt())
-        .stderr(Stdio::piped())
-        .stdin(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    stderr.read_line(&mut line).unwrap();
-    assert!(
-        line.contains("is in use by pid") && line.ends_with("; waiting\n"),
-        "{line}"
-    );
+    let mut unmounts = Unmounts::start(&mount);
+    let line = &unmounts.line;
+    assert!(line.contains("is in use by pid"), "{line}");
     assert!(mount_at(&mount.mnt()).is_some());
     drop(held);
-    let status = wait_child(&mut child, LIMIT).expect("it ends");
+    let status = wait_child(&mut unmounts.child, LIMIT).expect("it ends");
     assert!(status.success(), "{status}");
     let mut rest = String::new();
-    stderr.read_to_string(&mut rest).unwrap();
+    unmounts.stderr.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "", "said once where there is no terminal");
     mount.ended();
 }
