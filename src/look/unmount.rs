@@ -121,11 +121,9 @@ pub(super) fn run(target: &Path, how: &Unmount) -> Result<ExitCode, Failure> {
 fn if_dead(target: &Path, mut mount: Mount) -> Result<ExitCode, Failure> {
     let begin = Instant::now();
     while mount.state == State::Silent && mount.pid.is_none() {
-        let waiting = Waiting::new(&mount, begin, None);
         if begin.elapsed() >= DECIDED {
-            return Leaving::new(&mount, true).cut_off(waiting);
+            return Leaving::new(&mount, true).cut_off(Waiting::new(&mount, begin, None));
         }
-        drop(waiting);
         match mounts::at(target)?.filter(|mount| mount.entry.is_some()) {
             Some(again) => mount = again,
             None => return Ok(ExitCode::Success),
